@@ -1,0 +1,76 @@
+"""Where things are and how long things may take; the environment is read here and nowhere else.
+
+One frozen `Config` is made at the edge (a command, a `Client`, a `Cluster`, an engine's start) and handed down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings, with their defaults.
+
+    Times are in seconds, sizes in bytes.
+    """
+
+    state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("mpiparallel"))
+    site_dir: Path = field(default_factory=lambda: Path("~/.config/mpiparallel").expanduser())
+    noninteractive: bool = False
+    heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
+    lost_after: float = 120.0  # silence after which a peer on another host counts as lost
+    orphan_after: float = 120.0  # an engine's patience with a controller that is gone
+    output_window: int = 256 << 10  # output in flight from one engine to the client
+    max_frame: int = 16 << 30
+    max_backlog: int = 2 << 30  # what the controller holds for peers that do not read
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Config:
+        """Return the settings with what ``MPIPARALLEL_*`` variables say.
+
+        ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_NONINTERACTIVE`` (``IPP_NONINTERACTIVE``
+        too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
+        ``_MAX_BACKLOG`` (numbers).
+
+        Raises
+        ------
+        ValueError
+            If a number is none.
+        """
+        values: dict[str, object] = {}
+        for name, variable in (("state_dir", "MPIPARALLEL_STATE"), ("site_dir", "MPIPARALLEL_SITE")):
+            if environ.get(variable):
+                values[name] = Path(environ[variable]).expanduser().absolute()
+        flag = environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0"
+        values["noninteractive"] = flag != "0"
+        for name, number in (
+            ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
+            ("output_window", int), ("max_frame", int), ("max_backlog", int),
+        ):  # fmt: skip
+            variable = "MPIPARALLEL_" + name.upper()
+            if environ.get(variable):
+                values[name] = _number(number, variable, environ[variable])
+        return cls(**values)  # type: ignore[arg-type]
+
+    def cluster_dir(self, profile: str, cluster_id: str) -> Path:
+        """Return the folder of one cluster: connection files, cluster file, logs."""
+        for word, value in (("profile", profile), ("cluster id", cluster_id)):
+            if "/" in value or value in (".", ".."):
+                raise ValueError(f"{word} {value!r}: it names a folder, so it may not hold a slash or be dots")
+        return self.state_dir / (profile or "default") / ("cluster" + (f"-{cluster_id}" if cluster_id else ""))
+
+
+def _number(kind: type, variable: str, text: str) -> object:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{variable}={text!r}: expected a number") from None
+    if value <= 0:
+        raise ValueError(f"{variable}={text!r}: expected a number above zero")
+    return value

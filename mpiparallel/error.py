@@ -1,0 +1,282 @@
+"""Every error that mpiparallel raises.
+
+::
+
+    IPythonError
+      KernelError
+        EngineError               an engine (one MPI rank) died or left
+        NoEnginesRegistered       nothing to run on yet
+        TaskAborted               taken out of an engine's queue before it began
+        TaskTimeout
+        UnmetDependency
+          ImpossibleDependency
+            DependencyTimeout
+            InvalidDependency
+        TaskRejectError
+        RemoteError               user code raised on one engine
+          CompositeError          ... on several
+          AlreadyDisplayedError   ... and its tracebacks were shown while they streamed
+      ConnectionRefused           the controller turned this peer away (key, role, protocol)
+      ConnectionFileError         a connection file is missing, unreadable or too readable
+      LaunchError                 a controller or a world of engines did not start
+    WireError                     bytes that are no message of ours
+
+The names and the tree above `ConnectionRefused` are IPython Parallel's.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+TimeoutError = builtins.TimeoutError
+
+__all__ = [
+    "AlreadyDisplayedError",
+    "CompositeError",
+    "ConnectionFileError",
+    "ConnectionRefused",
+    "DependencyTimeout",
+    "EngineError",
+    "IPythonError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "KernelError",
+    "LaunchError",
+    "NoEnginesRegistered",
+    "RemoteError",
+    "TaskAborted",
+    "TaskRejectError",
+    "TaskTimeout",
+    "TimeoutError",
+    "UnmetDependency",
+    "WireError",
+    "collect_exceptions",
+]
+
+
+class IPythonError(Exception):
+    """Base of the errors below."""
+
+
+class KernelError(IPythonError):
+    """Something went wrong on, or on the way to, an engine."""
+
+
+class EngineError(KernelError):
+    """An engine died, left or could not be used."""
+
+
+class NoEnginesRegistered(KernelError):
+    """An operation needs engines and there are none."""
+
+    def __str__(self) -> str:
+        return (
+            "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register."
+        )
+
+
+class TaskAborted(KernelError):
+    """The task was aborted before it began."""
+
+
+class TaskTimeout(KernelError):
+    """The task waited for longer than its timeout."""
+
+
+class UnmetDependency(KernelError):
+    """Raised on an engine where a task's dependency does not hold."""
+
+
+class ImpossibleDependency(UnmetDependency):
+    """A dependency that no engine can ever meet."""
+
+
+class DependencyTimeout(ImpossibleDependency):
+    """A dependency was not met in time."""
+
+
+class InvalidDependency(ImpossibleDependency):
+    """A dependency names a task that does not exist."""
+
+
+class TaskRejectError(KernelError):
+    """The task may not run on this engine."""
+
+
+class ConnectionRefused(IPythonError):
+    """The controller refused this connection; the message says why."""
+
+
+class ConnectionFileError(IPythonError, OSError):
+    """A connection file is missing, malformed, or readable by others."""
+
+
+class LaunchError(IPythonError):
+    """A controller or a world of engines did not come up; the message holds what it said."""
+
+
+class WireError(ValueError):
+    """Bytes that are not a message of this protocol, or that break one of its limits."""
+
+
+class RemoteError(KernelError):
+    """User code raised on an engine.
+
+    Only strings travel, so that an exception which cannot be pickled or printed is safe.
+
+    Attributes
+    ----------
+    ename, evalue : str
+        Class name and text of the exception.
+    traceback : str
+        The remote traceback, ready to print (it may hold ANSI colours).
+    engine_info : dict or None
+        ``engine_id``, ``engine_uuid``, ``method`` (``"apply"`` or ``"execute"``), ``host``, ``rank``.
+    """
+
+    def __init__(
+        self, ename: str, evalue: str, traceback: str, engine_info: dict[str, Any] | None = None
+    ) -> None:
+        self.ename = ename
+        self.evalue = evalue
+        self.traceback = traceback
+        self.engine_info = engine_info or {}
+        self.args = (ename, evalue)
+
+    def __repr__(self) -> str:
+        engine = self.engine_info.get("engine_id", "?")
+        return f"<{type(self).__name__}[{engine}]:{self.ename}({self.evalue})>"
+
+    def __str__(self) -> str:
+        return f"{_engine_label(self.engine_info)} {self.ename}: {self.evalue}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
+
+    def render_traceback(self) -> list[str]:
+        """Return the lines of the remote traceback, the engine's label first."""
+        lines = [_engine_label(self.engine_info)]
+        lines.extend((self.traceback or f"{self.ename}: {self.evalue}").splitlines())
+        return lines
+
+    def _render_traceback_(self) -> list[str]:
+        """Make IPython show the engine's traceback instead of ours."""
+        return self.render_traceback()
+
+    def print_traceback(self, excid: int | None = None) -> None:
+        """Print the remote traceback."""
+        print("\n".join(self.render_traceback()))
+
+
+class CompositeError(RemoteError):
+    """Errors from several engines.
+
+    Attributes
+    ----------
+    elist : list of (ename, evalue, traceback, engine_info)
+        In target order.
+    """
+
+    tb_limit = 4  # how many tracebacks are shown in full
+
+    def __init__(self, message: str, elist: list[tuple[str, str, str, dict[str, Any] | None]]) -> None:
+        Exception.__init__(self, message, elist)
+        self.message = message
+        self.elist = list(elist)
+        self.ename, self.evalue, self.traceback = "CompositeError", message, ""
+        self.engine_info = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.elist)
+
+    def __repr__(self) -> str:
+        return f"<CompositeError({len(self.elist)})>"
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        for ename, evalue, _, info in self.elist[: self.tb_limit]:
+            lines.append(f"{_engine_label(info)} {ename}: {evalue}")
+        if len(self.elist) > self.tb_limit:
+            lines.append(f".... {len(self.elist) - self.tb_limit} more exceptions ...")
+        return "\n".join(lines)
+
+    def _error(self, excid: int) -> RemoteError:
+        try:
+            return RemoteError(*self.elist[excid])
+        except IndexError:
+            raise IndexError(f"an exception with index {excid} does not exist") from None
+
+    def render_traceback(self, excid: int | None = None) -> list[str]:
+        """Return the lines of the first tracebacks, or of the one with index `excid`."""
+        if excid is not None:
+            return self._error(excid).render_traceback()
+        lines: list[str] = []
+        for error in self.elist[: self.tb_limit]:
+            lines += [*RemoteError(*error).render_traceback(), ""]
+        if len(self.elist) > self.tb_limit:
+            lines.append(f"... {len(self.elist) - self.tb_limit} more exceptions ...")
+        return lines
+
+    def print_traceback(self, excid: int | None = None) -> None:
+        """Print all tracebacks, or the one with index `excid`."""
+        print("\n".join(self.render_traceback(excid)))
+
+    def raise_exception(self, excid: int = 0) -> None:
+        """Raise the error with index `excid` as a `RemoteError`."""
+        raise self._error(excid)
+
+
+class AlreadyDisplayedError(RemoteError):
+    """Stands for errors whose tracebacks were shown already, so that they are not shown twice."""
+
+    def __init__(self, original_error: RemoteError) -> None:
+        self.original_error = original_error
+        Exception.__init__(self, original_error)
+        self.ename, self.evalue = original_error.ename, original_error.evalue
+        self.traceback, self.engine_info = original_error.traceback, original_error.engine_info
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.original_error,)
+
+    def __repr__(self) -> str:
+        return repr(self.original_error)
+
+    def __str__(self) -> str:
+        if isinstance(self.original_error, CompositeError):
+            return f"{len(self.original_error.elist)} errors"
+        return "1 error"
+
+    def render_traceback(self) -> list[str]:
+        return [str(self)]
+
+    def print_traceback(self, excid: int | None = None) -> None:
+        """Print the original error's tracebacks after all."""
+        self.original_error.print_traceback(excid)
+
+
+def _engine_label(info: dict[str, Any] | None) -> str:
+    if not info or "engine_id" not in info:
+        return "[Engine Exception]"
+    return f"[{info['engine_id']}:{info.get('method', 'apply')}]"
+
+
+def collect_exceptions(
+    results_or_exceptions: list[Any], method: str = "unspecified"
+) -> list[Any]:
+    """Return the results, or raise one `CompositeError` with every exception among them.
+
+    Nested composite errors are flattened. `TaskAborted` and other errors of ours that are not
+    remote join in under their own names.
+    """
+    errors: list[tuple[str, str, str, dict[str, Any] | None]] = []
+    for result in results_or_exceptions:
+        if isinstance(result, CompositeError):
+            errors.extend(result.elist)
+        elif isinstance(result, RemoteError):
+            errors.append((result.ename, result.evalue, result.traceback, result.engine_info))
+        elif isinstance(result, BaseException):
+            errors.append((type(result).__name__, str(result), "", None))
+    if not errors:
+        return results_or_exceptions
+    raise CompositeError(f"one or more exceptions raised in: {method}", errors)

@@ -1,0 +1,107 @@
+"""Messages to frames and back.
+
+Many messages ready for the same peer travel as one. The first frame holds a mark, the protocol's
+version and all headers; short payloads stand in it too, long ones follow as frames of their own, in order::
+
+    b"mpip" version | msgpack [[header, [bytes | nil, ...]], ...]      nil: the next long frame
+    long frame, long frame, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Union
+
+import msgspec
+
+from mpiparallel.error import WireError
+from mpiparallel.wire import PROTOCOL
+from mpiparallel.wire.messages import AnyHeader, Message
+
+MARK = b"mpip" + bytes([PROTOCOL])
+INLINE = 4096  # payloads up to this many bytes are cheaper to copy than to send as a frame
+MAX_HEADER = 64 << 20  # bytes of a first frame
+MAX_MESSAGES = 100_000  # in one first frame
+MAX_LONG_FRAMES = 1_000_000
+
+
+class _Entry(msgspec.Struct, array_like=True, frozen=True):
+    header: AnyHeader
+    payload: list[Union[bytes, None]] = []
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[_Entry])
+
+
+def nbytes(buffer: Any) -> int:
+    """Return the size of any buffer."""
+    return len(buffer) if type(buffer) is bytes else memoryview(buffer).nbytes
+
+
+def pack(messages: Iterable[Message]) -> list[Any]:
+    """Return the frames of these messages; long payloads are passed on as they are, uncopied."""
+    entries, long_frames = [], []
+    for header, payload in messages:
+        short: list[bytes | None] = []
+        for frame in payload:
+            if nbytes(frame) <= INLINE:
+                short.append(frame if type(frame) is bytes else bytes(frame))
+            else:
+                short.append(None)
+                long_frames.append(frame)
+        entries.append(_Entry(header, short))
+    return [MARK + _encoder.encode(entries), *long_frames]
+
+
+def unpack(frames: Sequence[Any]) -> list[Message]:
+    """Return the messages in these frames.
+
+    Raises
+    ------
+    WireError
+        If they are not frames of this protocol and version, or break a limit.
+    """
+    if not frames:
+        raise WireError("an empty message")
+    first = memoryview(frames[0])
+    if first.nbytes > MAX_HEADER or len(frames) > MAX_LONG_FRAMES:
+        raise WireError(f"a message too large: {first.nbytes} header bytes, {len(frames)} frames")
+    if bytes(first[:4]) != MARK[:4] or first.nbytes < len(MARK):
+        raise WireError("not a message of mpiparallel")
+    if first[4] != PROTOCOL:
+        raise WireError(
+            f"the other side speaks protocol {first[4]} and this one {PROTOCOL}: "
+            "install the same version of mpiparallel on both"
+        )
+    try:
+        entries = _decoder.decode(first[len(MARK) :])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise WireError(f"malformed header: {error}") from None
+    if len(entries) > MAX_MESSAGES:
+        raise WireError(f"too many messages in one: {len(entries)}")
+    rest = iter(frames[1:])
+    try:
+        messages = [
+            Message(entry.header, [next(rest) if short is None else short for short in entry.payload])
+            for entry in entries
+        ]
+    except StopIteration:
+        raise WireError("fewer payload frames than the header says") from None
+    if next(rest, None) is not None:
+        raise WireError("more payload frames than the header says")
+    for header, payload in messages:
+        _check_counts(header, payload)
+    return messages
+
+
+def _check_counts(header: Any, payload: Sequence[Any]) -> None:
+    """Raise WireError where a Submit's counts do not add up to its payload."""
+    if type(header).__name__ != "Submit":
+        return
+    if header.parts and len(header.parts) != len(header.engines):
+        raise WireError(f"{len(header.parts)} parts for {len(header.engines)} engines")
+    if header.common + sum(header.parts) != len(payload) or header.function_frames > header.common:
+        raise WireError("a request's frame counts do not add up to its payload")
+    if len(set(header.engines)) != len(header.engines):
+        raise WireError("an engine is named twice in one request")

@@ -1,0 +1,291 @@
+"""Every message of the protocol, as a frozen struct.
+
+The header of a message is one of the structs below; bytes of user objects travel beside it as *payload*
+frames, which nobody but the two ends looks into. Engines are named by their global id everywhere; the
+bridge of a world alone knows which rank that is.
+
+======================  ==========================================================================
+direction               messages
+======================  ==========================================================================
+client  -> controller   Hello, Submit, Abort, Signal, Stop, Ask, Supply, Consumed, Heartbeat, Goodbye
+world   -> controller   HelloWorld, Result, Output, Lacks, Heartbeat, Goodbye
+controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, EnginesChanged, Heartbeat, Goodbye
+controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Supply, Consumed, Heartbeat, Goodbye
+======================  ==========================================================================
+
+The bridge hands Submit, Abort, Signal, Stop, Supply and Consumed on to the ranks they name as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+import msgspec
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=1 << 20)]
+EngineId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+NBytes = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Engines = Annotated[list[EngineId], Meta(max_length=1 << 20)]
+Digest = Annotated[bytes, Meta(max_length=64)]
+Option = Union[str, int, float, bool, None]
+
+Verb = Literal["apply", "map", "execute", "push", "pull", "scatter", "gather", "clear"]
+Status = Literal["ok", "error", "aborted"]
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all message headers."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One engine as clients see it."""
+
+    id: EngineId
+    world: Identifier
+    rank: Count
+    size: Count
+    host: Identifier
+    pid: Count
+    mpi: Text = ""
+
+    @property
+    def uuid(self) -> str:
+        return f"{self.world}-{self.rank}"
+
+
+# ---------------------------------------------------------------- meeting and parting
+
+
+class Hello(Header, frozen=True):
+    """A client's first message. `name` is unique to the client and prefixes its request ids."""
+
+    version: Text
+    name: Identifier
+    host: Identifier
+    pid: Count
+
+
+class HelloWorld(Header, frozen=True):
+    """The first message of a world's bridge: one host and pid for each rank, in rank order."""
+
+    version: Text
+    name: Identifier
+    hosts: Annotated[list[Identifier], Meta(min_length=1, max_length=1 << 20)]
+    pids: Annotated[list[Count], Meta(min_length=1, max_length=1 << 20)]
+    mpi: Text = ""
+    engine_set: Text = ""  # the name under which a Cluster started this world
+
+
+class Welcome(Header, frozen=True):
+    """The controller takes a client; `heartbeat` is the longest silence, in seconds, it likes to hear."""
+
+    version: Text
+    cluster_id: Text
+    engines: list[EngineInfo]
+    heartbeat: float
+
+
+class WelcomeWorld(Header, frozen=True):
+    """The controller takes a world; rank r is engine `engines[r]`."""
+
+    version: Text
+    cluster_id: Text
+    engines: Engines
+    heartbeat: float
+
+
+class Refused(Header, frozen=True):
+    """The controller turns the peer away, or a request of it when `request` is given."""
+
+    reason: Text
+    request: str = ""
+
+
+class Heartbeat(Header, frozen=True):
+    """I am here. An answer is asked for by `echo`."""
+
+    echo: bool = False
+
+
+class Goodbye(Header, frozen=True):
+    """The sender leaves, in peace unless `reason` says otherwise."""
+
+    reason: Text = ""
+
+
+# ---------------------------------------------------------------- work
+
+
+class Submit(Header, frozen=True):
+    """A request: do `verb` on each of `engines`.
+
+    Payload: `common` frames which every engine gets, then ``parts[i]`` frames for ``engines[i]`` alone (when
+    `parts` is empty nobody has frames of its own). When `function` is a digest, the first common
+    frames are that function's, `function_frames` of them; zero means that the engines should have it.
+    The task of engine e is named ``msg_id(request, e)``.
+    """
+
+    request: Identifier
+    client: Identifier
+    verb: Verb
+    engines: Engines
+    common: Count = 0
+    parts: Annotated[list[Count], Meta(max_length=1 << 20)] = []
+    function: Digest = b""
+    function_frames: Count = 0
+    options: dict[str, Option] = {}
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An exception as strings."""
+
+    ename: str
+    evalue: str
+    traceback: str = ""
+
+
+class Result(Header, frozen=True):
+    """How the task of `engine` in `request` ended; payload: the pickled value, if there is one.
+
+    Times are seconds since the epoch by the engine's clock.
+    """
+
+    request: Identifier
+    engine: EngineId
+    status: Status
+    started: float | None = None
+    completed: float | None = None
+    failure: Failure | None = None
+    execution_count: int | None = None
+
+
+class Output(Header, frozen=True):
+    """What a task printed or displayed.
+
+    `kind` is ``stdout`` or ``stderr`` (text in `text`), or ``display``, ``execute_input``,
+    ``execute_result``, ``clear_output``, ``data`` (a pickled dict as payload). `size` is what it takes of the engine's
+    output credit, which the client gives back by `Consumed`. `request` is the last one that ran.
+    """
+
+    request: Identifier
+    client: Identifier
+    engine: EngineId
+    kind: Literal["stdout", "stderr", "display", "execute_input", "execute_result", "clear_output", "data"]
+    text: str = ""
+    size: NBytes = 0
+
+
+class Consumed(Header, frozen=True):
+    """The client took `size` bytes of output of `engine`; it may send as many again."""
+
+    engine: EngineId
+    size: NBytes
+
+
+class Lacks(Header, frozen=True):
+    """`engine` was asked for a function by a digest that it does not know; its task waits for `Supply`."""
+
+    client: Identifier
+    engine: EngineId
+    function: Digest
+
+
+class Supply(Header, frozen=True):
+    """The function asked for by `Lacks`, as payload; an empty payload says that it is gone for good."""
+
+    engine: EngineId
+    function: Digest
+
+
+# ---------------------------------------------------------------- control lane
+
+
+class Abort(Header, frozen=True):
+    """Take these tasks of `request` out of the queue where they have not begun."""
+
+    request: Identifier
+    engines: Engines
+
+
+class Signal(Header, frozen=True):
+    """Deliver a Unix signal to the processes of these engines."""
+
+    engines: Engines
+    signum: Annotated[int, Meta(ge=0, le=64)]
+    query: Count = 0
+
+
+class Stop(Header, frozen=True):
+    """End these engines. `controller` ends everything."""
+
+    engines: Engines
+    controller: bool = False
+    query: Count = 0
+    reason: Text = ""
+
+
+class Ask(Header, frozen=True):
+    """A question to the hub."""
+
+    query: Count
+    what: Literal["queue_status", "result_status", "purge_results", "status"]
+    engines: Engines = []
+    msg_ids: Annotated[list[str], Meta(max_length=1 << 20)] = []
+    verbose: bool = False
+
+
+class Answer(Header, frozen=True):
+    """The answer to Ask, Signal or Stop; `failure` when there is none."""
+
+    query: Count
+    value: Any = None
+    failure: Failure | None = None
+
+
+class EnginesChanged(Header, frozen=True):
+    """Engines came or went; `reason` says why those in `removed` did."""
+
+    added: list[EngineInfo] = []
+    removed: Engines = []
+    reason: Text = ""
+
+
+FromClient = Union[Hello, Submit, Abort, Signal, Stop, Ask, Supply, Consumed, Heartbeat, Goodbye]
+FromWorld = Union[HelloWorld, Result, Output, Lacks, Heartbeat, Goodbye]
+AnyHeader = Union[
+    Hello, HelloWorld, Welcome, WelcomeWorld, Refused, Heartbeat, Goodbye,
+    Submit, Result, Output, Consumed, Lacks, Supply,
+    Abort, Signal, Stop, Ask, Answer, EnginesChanged,
+]  # fmt: skip
+
+CONTROL = (Abort, Signal, Stop, Ask, Answer, Heartbeat, Refused, Consumed)  # these overtake data
+
+
+class Message(NamedTuple):
+    """A header and its payload: buffers (bytes, memoryview, zmq.Frame, ...) that nobody copies."""
+
+    header: AnyHeader
+    payload: Sequence[Any] = ()
+
+
+def msg_id(request: str, engine: int) -> str:
+    """Return the id of the task that `request` runs on `engine`."""
+    return f"{request}_{engine}"
+
+
+def split_msg_id(task: str) -> tuple[str, int]:
+    """Return request and engine of a task's id.
+
+    Raises
+    ------
+    ValueError
+        If `task` is not the id of a task.
+    """
+    request, _, engine = task.rpartition("_")
+    if not request or not engine.isdigit():
+        raise ValueError(f"not the id of a task: {task!r}")
+    return request, int(engine)
