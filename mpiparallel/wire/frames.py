@@ -10,9 +10,10 @@ version and all headers; short payloads stand in it too, long ones follow as fra
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Union
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from mpiparallel.error import WireError
 from mpiparallel.wire import PROTOCOL
@@ -20,18 +21,20 @@ from mpiparallel.wire.messages import AnyHeader, Message
 
 MARK = b"mpip" + bytes([PROTOCOL])
 INLINE = 4096  # payloads up to this many bytes are cheaper to copy than to send as a frame
-MAX_HEADER = 64 << 20  # bytes of a first frame
+MAX_INLINE = 8 << 20  # of short payloads in one first frame; beyond it they travel as long ones
+MAX_HEADER = 32 << 20  # bytes of a first frame
 MAX_MESSAGES = 100_000  # in one first frame
 MAX_LONG_FRAMES = 1_000_000
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):
     header: AnyHeader
-    payload: list[Union[bytes, None]] = []
+    payload: Annotated[list[bytes | None], Meta(max_length=MAX_LONG_FRAMES)] = []
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[_Entry])
+# The lengths are checked before the items are decoded, so that a small frame cannot ask for much memory.
+_decoder = msgspec.msgpack.Decoder(Annotated[list[_Entry], Meta(max_length=MAX_MESSAGES)])
 
 
 def nbytes(buffer: Any) -> int:
@@ -40,18 +43,56 @@ def nbytes(buffer: Any) -> int:
 
 
 def pack(messages: Iterable[Message]) -> list[Any]:
-    """Return the frames of these messages; long payloads are passed on as they are, uncopied."""
+    """Return the frames of these messages; long payloads are passed on as they are, uncopied.
+
+    Raises
+    ------
+    WireError
+        If they break a limit: the other side would refuse them.
+    """
     entries, long_frames = [], []
+    room = MAX_INLINE
     for header, payload in messages:
         short: list[bytes | None] = []
         for frame in payload:
-            if nbytes(frame) <= INLINE:
+            size = nbytes(frame)
+            if size <= INLINE and size <= room:
                 short.append(frame if type(frame) is bytes else bytes(frame))
+                room -= size
             else:
                 short.append(None)
                 long_frames.append(frame)
         entries.append(_Entry(header, short))
-    return [MARK + _encoder.encode(entries), *long_frames]
+    first = MARK + _encode(entries)
+    _check_limits(len(first), len(entries), 1 + len(long_frames))
+    return [first, *long_frames]
+
+
+def _encode(entries: list[_Entry]) -> bytes:
+    try:
+        return _encoder.encode(entries)
+    except UnicodeEncodeError:
+        # Half a surrogate pair, as in names of files that are not UTF-8: it travels as "\\udc80".
+        return _encoder.encode(_escaped(msgspec.to_builtins(entries, builtin_types=(bytes,))))
+
+
+def _escaped(value: Any) -> Any:
+    """Return `value` with what UTF-8 cannot say written as escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, (list, tuple)):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return value
+
+
+def _check_limits(header_bytes: int, messages: int, frames: int) -> None:
+    if header_bytes > MAX_HEADER or messages > MAX_MESSAGES or frames > MAX_LONG_FRAMES:
+        raise WireError(
+            f"a message too large: {header_bytes} header bytes (at most {MAX_HEADER}), {messages} messages "
+            f"(at most {MAX_MESSAGES}), {frames} frames (at most {MAX_LONG_FRAMES})"
+        )
 
 
 def unpack(frames: Sequence[Any]) -> list[Message]:
@@ -65,8 +106,7 @@ def unpack(frames: Sequence[Any]) -> list[Message]:
     if not frames:
         raise WireError("an empty message")
     first = memoryview(frames[0])
-    if first.nbytes > MAX_HEADER or len(frames) > MAX_LONG_FRAMES:
-        raise WireError(f"a message too large: {first.nbytes} header bytes, {len(frames)} frames")
+    _check_limits(first.nbytes, 0, len(frames))
     if bytes(first[:4]) != MARK[:4] or first.nbytes < len(MARK):
         raise WireError("not a message of mpiparallel")
     if first[4] != PROTOCOL:
@@ -78,8 +118,6 @@ def unpack(frames: Sequence[Any]) -> list[Message]:
         entries = _decoder.decode(first[len(MARK) :])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WireError(f"malformed header: {error}") from None
-    if len(entries) > MAX_MESSAGES:
-        raise WireError(f"too many messages in one: {len(entries)}")
     rest = iter(frames[1:])
     try:
         messages = [

@@ -10,7 +10,8 @@ direction               messages
 client  -> controller   Hello, Submit, Abort, Signal, Stop, Ask, Supply, Consumed, Heartbeat, Goodbye
 world   -> controller   HelloWorld, Result, Output, Lacks, Heartbeat, Goodbye
 controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, EnginesChanged, Heartbeat, Goodbye
-controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Supply, Consumed, Heartbeat, Goodbye
+controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Supply, Consumed, Heartbeat,
+                        Goodbye
 ======================  ==========================================================================
 
 The bridge hands Submit, Abort, Signal, Stop, Supply and Consumed on to the ranks they name as they are.
@@ -19,7 +20,7 @@ The bridge hands Submit, Abort, Signal, Stop, Supply and Consumed on to the rank
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -31,7 +32,7 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
 NBytes = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Engines = Annotated[list[EngineId], Meta(max_length=1 << 20)]
 Digest = Annotated[bytes, Meta(max_length=64)]
-Option = Union[str, int, float, bool, None]
+Option = str | int | float | bool | None
 
 Verb = Literal["apply", "map", "execute", "push", "pull", "scatter", "gather", "clear"]
 Status = Literal["ok", "error", "aborted"]
@@ -167,8 +168,8 @@ class Output(Header, frozen=True):
     """What a task printed or displayed.
 
     `kind` is ``stdout`` or ``stderr`` (text in `text`), or ``display``, ``execute_input``,
-    ``execute_result``, ``clear_output``, ``data`` (a pickled dict as payload). `size` is what it takes of the engine's
-    output credit, which the client gives back by `Consumed`. `request` is the last one that ran.
+    ``execute_result``, ``clear_output``, ``data`` (a pickled dict as payload). `size` is what it takes of the
+    engine's output credit, which the client gives back by `Consumed`. `request` is the last one that ran.
     """
 
     request: Identifier
@@ -254,13 +255,13 @@ class EnginesChanged(Header, frozen=True):
     reason: Text = ""
 
 
-FromClient = Union[Hello, Submit, Abort, Signal, Stop, Ask, Supply, Consumed, Heartbeat, Goodbye]
-FromWorld = Union[HelloWorld, Result, Output, Lacks, Heartbeat, Goodbye]
-AnyHeader = Union[
-    Hello, HelloWorld, Welcome, WelcomeWorld, Refused, Heartbeat, Goodbye,
-    Submit, Result, Output, Consumed, Lacks, Supply,
-    Abort, Signal, Stop, Ask, Answer, EnginesChanged,
-]  # fmt: skip
+FromClient = Hello | Submit | Abort | Signal | Stop | Ask | Supply | Consumed | Heartbeat | Goodbye
+FromWorld = HelloWorld | Result | Output | Lacks | Heartbeat | Goodbye
+AnyHeader = (
+    Hello | HelloWorld | Welcome | WelcomeWorld | Refused | Heartbeat | Goodbye
+    | Submit | Result | Output | Consumed | Lacks | Supply
+    | Abort | Signal | Stop | Ask | Answer | EnginesChanged
+)  # fmt: skip
 
 CONTROL = (Abort, Signal, Stop, Ask, Answer, Heartbeat, Refused, Consumed)  # these overtake data
 
@@ -286,6 +287,6 @@ def split_msg_id(task: str) -> tuple[str, int]:
         If `task` is not the id of a task.
     """
     request, _, engine = task.rpartition("_")
-    if not request or not engine.isdigit():
+    if not request or not (engine.isascii() and engine.isdigit() and len(engine) <= 10):
         raise ValueError(f"not the id of a task: {task!r}")
     return request, int(engine)

@@ -1,6 +1,6 @@
 """Python objects as frames: one pickle-5 stream and its out-of-band buffers.
 
-Functions, and classes that live in ``__main__``, travel by value (cloudpickle). Whatever arrives is writeable.
+Functions, and classes that live in ``__main__``, travel by value (cloudpickle). What arrives is writeable.
 
 Functions of ``__main__`` run on an engine with the engine's namespace as their globals, as in IPython
 Parallel: a name which exists there wins; one that only the sender had comes along and is put
@@ -14,17 +14,18 @@ import io
 import pickle
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
 
 OUT_OF_BAND = 1024  # buffers below this many bytes stay in the stream
+_PLAIN_KINDS = "biufcSUV"  # dtypes that numpy pickles out of band
 _MISSING = object()
 
 
 def dumps(obj: Any) -> list[Any]:
-    """Return `obj` as frames: the stream (bytes-like), then its large buffers, which are views of `obj`'s memory.
+    """Return `obj` as frames: the stream (bytes-like), then its large buffers, views of `obj`'s memory.
 
     Raises whatever pickling `obj` raises.
     """
@@ -114,10 +115,12 @@ class MainNamespace:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind.__name__ == "ndarray" and kind.__module__ == "numpy" and not obj.flags.writeable:
-            # A read-only buffer would arrive read-only; this one arrives as a copy of its own.
-            if not obj.dtype.hasobject:
-                return _writeable_array, (obj.copy(order="K"),)
+        if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+            flags, dtype = obj.flags, obj.dtype
+            if not dtype.hasobject and dtype.itemsize and not (
+                flags.writeable and flags.forc and dtype.kind in _PLAIN_KINDS
+            ):
+                return _reduce_array(obj)
         return super().reducer_override(obj)
 
 
@@ -135,8 +138,24 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _writeable_array(array: Any) -> Any:
-    return array
+def _reduce_array(array: Any) -> Any:
+    """Reduce the arrays that numpy itself would send less than faithfully.
+
+    By numpy's own way read-only arrays arrive read-only, those that are not contiguous arrive in native byte
+    order, and times are never out of band.
+    """
+    flags = array.flags
+    if not (flags.writeable and flags.forc):
+        array = array.copy(order="A")
+    order = "C" if array.flags.c_contiguous else "F"
+    raw = array.reshape(-1, order=order).view("u1")
+    return _rebuild_array, (pickle.PickleBuffer(raw), array.dtype, array.shape, order)
+
+
+def _rebuild_array(memory: Any, dtype: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+    import numpy
+
+    return numpy.ndarray(shape, dtype, memory, order=order)
 
 
 def _writeable(frame: Any) -> Any:

@@ -126,8 +126,8 @@ def require(*modules: Any, **objects: Any) -> depend:
             objects[item.__name__] = item
         else:
             raise TypeError(
-                f"positional arguments of require are modules, their names or functions, not {type(item).__name__}: "
-                "pass an object by keyword, as require(name=object)"
+                "positional arguments of require are modules, their names or functions, not "
+                f"{type(item).__name__}: pass an object by keyword, as require(name=object)"
             )
     return depend(_require, names, objects)
 
@@ -138,7 +138,9 @@ def _require(modules: list[str], objects: dict[str, Any]) -> bool:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UnmetDependency(f"module {module!r} is required and cannot be imported here: {error}") from error
+            raise UnmetDependency(
+                f"module {module!r} is required and cannot be imported here: {error}"
+            ) from error
         names[module.partition(".")[0]] = sys.modules[module.partition(".")[0]]
     names.update(objects)
     return True

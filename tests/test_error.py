@@ -1,0 +1,170 @@
+"""The errors: their tree, their texts, and how several become one."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import pickle
+
+import pytest
+
+import mpiparallel
+from mpiparallel import error
+from mpiparallel.error import (
+    AlreadyDisplayedError,
+    CompositeError,
+    EngineError,
+    NoEnginesRegistered,
+    RemoteError,
+    TaskAborted,
+    collect_exceptions,
+)
+
+TREE = {
+    "KernelError": "IPythonError",
+    "EngineError": "KernelError",
+    "NoEnginesRegistered": "KernelError",
+    "TaskAborted": "KernelError",
+    "TaskTimeout": "KernelError",
+    "UnmetDependency": "KernelError",
+    "ImpossibleDependency": "UnmetDependency",
+    "DependencyTimeout": "ImpossibleDependency",
+    "InvalidDependency": "ImpossibleDependency",
+    "RemoteError": "KernelError",
+    "CompositeError": "RemoteError",
+    "AlreadyDisplayedError": "RemoteError",
+    "TaskRejectError": "KernelError",
+}
+
+
+def info(engine: int, method: str = "apply") -> dict:
+    return {"engine_id": engine, "engine_uuid": f"w-{engine}", "method": method}
+
+
+def remote(engine: int = 0, ename: str = "ValueError", evalue: str = "bad") -> RemoteError:
+    return RemoteError(ename, evalue, f"Traceback of {engine}\n{ename}: {evalue}", info(engine))
+
+
+@pytest.mark.parametrize("name, base", TREE.items())
+def test_the_tree_is_ipython_parallels(name, base):
+    assert getattr(error, name).__bases__ == (getattr(error, base),)
+    assert getattr(mpiparallel, name) is getattr(error, name)
+
+
+def test_names():
+    assert error.TimeoutError is builtins.TimeoutError is mpiparallel.TimeoutError
+    assert error.IPythonError.__bases__ == (Exception,)
+    assert set(error.__all__) <= set(dir(error))
+    assert issubclass(error.ConnectionFileError, OSError) and issubclass(error.WireError, ValueError)
+
+
+def test_no_engines_registered_always_says_what_to_do():
+    for raised in (NoEnginesRegistered(), NoEnginesRegistered("something else")):
+        assert str(raised) == (
+            "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register."
+        )
+
+
+def test_remote_error():
+    raised = remote(3)
+    assert str(raised) == "[3:apply] ValueError: bad"
+    assert repr(raised) == "<RemoteError[3]:ValueError(bad)>"
+    assert (raised.ename, raised.evalue, raised.args) == ("ValueError", "bad", ("ValueError", "bad"))
+    assert raised.engine_info["engine_uuid"] == "w-3"
+    lines = raised.render_traceback()
+    assert lines[0].startswith("[3:apply]") and lines[-1] == "ValueError: bad"
+    assert raised._render_traceback_() == lines
+
+
+def test_remote_error_of_nobody_in_particular(capsys):
+    raised = RemoteError("KeyError", "'a'", "")
+    assert str(raised) == "[Engine Exception] KeyError: 'a'"
+    raised.print_traceback()
+    assert "KeyError: 'a'" in capsys.readouterr().out
+
+
+def composite(count: int) -> CompositeError:
+    return CompositeError(
+        "one or more exceptions raised in: f",
+        [("ValueError", f"bad {i}", f"Traceback of {i}\nValueError: bad {i}", info(i)) for i in range(count)],
+    )
+
+
+def test_composite_error_shows_four():
+    assert CompositeError.tb_limit == 4
+    assert str(composite(2)).splitlines() == [
+        "one or more exceptions raised in: f",
+        "[0:apply] ValueError: bad 0",
+        "[1:apply] ValueError: bad 1",
+    ]
+    lines = str(composite(7)).splitlines()
+    assert len(lines) == 6 and lines[-1] == ".... 3 more exceptions ..."
+    rendered = composite(7).render_traceback()
+    assert rendered[-1] == "... 3 more exceptions ..."
+    assert "Traceback of 3" in rendered and "Traceback of 4" not in rendered
+    assert "more exceptions" not in "\n".join(composite(4).render_traceback())
+    assert len(composite(7).elist) == 7
+
+
+def test_composite_error_by_index(capsys):
+    raised = composite(6)
+    with pytest.raises(RemoteError, match=r"\[5:apply\] ValueError: bad 5") as caught:
+        raised.raise_exception(5)
+    assert type(caught.value) is RemoteError
+    with pytest.raises(RemoteError, match="bad 0"):
+        raised.raise_exception()
+    with pytest.raises(IndexError, match="an exception with index 6 does not exist"):
+        raised.raise_exception(6)
+    raised.print_traceback(5)
+    assert "Traceback of 5" in capsys.readouterr().out
+    raised.print_traceback()
+    assert "Traceback of 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count, text", [(1, "1 error"), (3, "3 errors")])
+def test_already_displayed(count, text):
+    original = remote() if count == 1 else composite(count)
+    shown = AlreadyDisplayedError(original)
+    assert str(shown) == text and shown.original_error is original and repr(shown) == repr(original)
+    assert shown.render_traceback() == [text]
+
+
+@pytest.mark.parametrize("raised", [remote(), composite(3), AlreadyDisplayedError(composite(2))], ids=repr)
+def test_errors_can_be_copied_and_pickled(raised):
+    for other in (copy.copy(raised), pickle.loads(pickle.dumps(raised))):
+        assert type(other) is type(raised) and str(other) == str(raised)
+        assert other.engine_info == raised.engine_info
+        assert other.render_traceback() == raised.render_traceback()
+
+
+def test_collect_passes_results_through():
+    results = [1, None, "a"]
+    assert collect_exceptions(results, "f") is results
+
+
+def test_collect_flattens_and_keeps_everything():
+    with pytest.raises(CompositeError) as caught:
+        collect_exceptions([1, remote(0), composite(2), TaskAborted("r_3"), EngineError("gone"), 2], "f")
+    raised = caught.value
+    assert str(raised).startswith("one or more exceptions raised in: f\n")
+    assert [entry[:2] for entry in raised.elist] == [
+        ("ValueError", "bad"),
+        ("ValueError", "bad 0"),
+        ("ValueError", "bad 1"),
+        ("TaskAborted", "r_3"),
+        ("EngineError", "gone"),
+    ]
+    assert "[Engine Exception] TaskAborted: r_3" in str(raised)
+
+
+def test_ipython_shows_the_remote_traceback():
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell.instance()
+    shown = []
+    shell._showtraceback, original = lambda kind, value, lines: shown.extend(lines), shell._showtraceback
+    try:
+        shell.user_ns["fail"] = remote(2)
+        shell.run_cell("raise fail", store_history=False)
+    finally:
+        shell._showtraceback = original
+    text = "\n".join(shown)
+    assert "Traceback of 2" in text and "render_traceback" not in text
