@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 version_info = (0, 1, 0)
 
 _HOMES = {
-    "mpiparallel.cluster": ["Cluster", "ClusterManager"],
+    "mpiparallel.cluster": ["Cluster"],
+    "mpiparallel.cluster_manager": ["ClusterManager"],
     "mpiparallel.client.client": ["Client"],
     "mpiparallel.client.views": ["BroadcastView", "DirectView"],
     "mpiparallel.client.asyncresult": ["AsyncMapResult", "AsyncResult"],

@@ -22,6 +22,8 @@ class Config:
 
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("mpiparallel"))
     site_dir: Path = field(default_factory=lambda: Path("~/.config/mpiparallel").expanduser())
+    profile: str = "default"  # of a cluster that is not named otherwise
+    cluster_id: str = ""
     noninteractive: bool = False
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
     lost_after: float = 120.0  # silence after which a peer on another host counts as lost
@@ -34,8 +36,8 @@ class Config:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Config:
         """Return the settings with what ``MPIPARALLEL_*`` variables say.
 
-        ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_NONINTERACTIVE`` (``IPP_NONINTERACTIVE``
-        too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
+        ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``, ``MPIPARALLEL_CLUSTER_ID``
+        (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE`` (``IPP_NONINTERACTIVE`` too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
         ``_MAX_BACKLOG`` (numbers).
 
         Raises
@@ -47,6 +49,9 @@ class Config:
         for name, variable in (("state_dir", "MPIPARALLEL_STATE"), ("site_dir", "MPIPARALLEL_SITE")):
             if environ.get(variable):
                 values[name] = Path(environ[variable]).expanduser().absolute()
+        for name, variable in (("profile", "MPIPARALLEL_PROFILE"), ("cluster_id", "MPIPARALLEL_CLUSTER_ID")):
+            if environ.get(variable):
+                values[name] = environ[variable]
         flag = environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0"
         values["noninteractive"] = flag != "0"
         for name, number in (

@@ -1,0 +1,148 @@
+"""The ``mpiparallel`` command: its arguments. What the subcommands do is in `commands`, imported when one runs.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 10 a cluster runs already, 11 it was stopped already, 12 there is no
+such cluster, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mpiparallel import __version__
+
+EXAMPLES = """\
+examples:
+  mpiparallel start -n 4                  a cluster for ipp.Client(), until Ctrl-C
+  mpiparallel start -n 4 --daemonize      ... in the background, until `mpiparallel stop`
+  mpiparallel engines -n 2                two more engines for it, as a second MPI world
+  mpiparallel list                        the clusters that run
+  mpiparallel run -n 4 script.py          a cluster for one script, gone with it
+
+exit codes:
+  0 done   1 failed   2 wrong usage   10 runs already   11 stopped already   12 no such cluster   130 interrupted
+"""
+
+_PASSED_ON = {
+    "controller": "run a controller by itself (see mpiparallel controller --help)",
+    "engine": "run one engine, or one rank of a world under mpiexec (see mpiparallel engine --help)",
+}
+
+
+def make_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="mpiparallel",
+        description="IPython Parallel's interface on MPI ranks: start and stop clusters.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subcommands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_start(subcommands)
+    stop = subcommands.add_parser("stop", help="stop a cluster that was started in the background")
+    _add_names(stop)
+    stop.add_argument("--all", action="store_true", help="stop all clusters of all profiles")
+    listing = subcommands.add_parser("list", help="list the clusters that run")
+    listing.add_argument("--profile", help="only this profile's")
+    listing.add_argument("--json", action="store_true", help="as JSON, for programs")
+    status = subcommands.add_parser("status", help="show one cluster's controller and engines")
+    _add_names(status)
+    status.add_argument("--json", action="store_true", help="as JSON, for programs")
+    engines = subcommands.add_parser(
+        "engines", help="add engines to a running cluster, as one more MPI world"
+    )
+    _add_names(engines)
+    _add_engines(engines)
+    _add_run(subcommands)
+    for name, description in _PASSED_ON.items():
+        subcommands.add_parser(name, help=description, add_help=False)
+    return parser
+
+
+def _add_start(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    start = subcommands.add_parser("start", help="start a controller and engines")
+    _add_names(start)
+    _add_engines(start)
+    start.add_argument(
+        "--ip", default="", help="address to listen on; 0.0.0.0 for clients and engines on other machines"
+    )
+    start.add_argument("--log-level", default="INFO", help="how much the controller logs (%(default)s)")
+
+
+def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = subcommands.add_parser(
+        "run",
+        help="run a Python script with a cluster of its own",
+        description="Start a private cluster, run a Python script which finds it by ipp.Client(), and stop it. "
+        "The exit code is the script's.",
+    )
+    run.add_argument("-n", type=_count, metavar="N", help="number of engines (the number of cores)")
+    run.add_argument(
+        "-m", dest="module", action="store_true", help="SCRIPT is a module's name, as in python -m"
+    )
+    _add_engine_options(run)
+    run.add_argument("script", metavar="SCRIPT", help="a Python file")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="the cluster's profile (default)")
+    parser.add_argument("--profile-dir", help="the profile's folder, instead of its name")
+    parser.add_argument("--cluster-id", help="the cluster's id within the profile (none)")
+
+
+def _add_engines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", type=_count, metavar="N", help="number of engines (the number of cores)")
+    parser.add_argument(
+        "--daemonize", action="store_true", help="return when the engines are ready, and leave them running"
+    )
+    _add_engine_options(parser)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds engines may take (%(default)g)",
+    )
+    parser.add_argument(
+        "--mpi-args",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an argument for mpiexec; repeat for more",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in _PASSED_ON:
+        return _pass_on(words[0], words[1:])
+    options = make_argument_parser().parse_args(words)
+    from mpiparallel import commands
+
+    return commands.execute(options)
+
+
+def _pass_on(command: str, words: list[str]) -> int:
+    if command == "controller":
+        from mpiparallel.controller.__main__ import main as run
+    else:
+        from mpiparallel.engine.__main__ import main as run
+    return run(words) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

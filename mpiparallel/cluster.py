@@ -1,0 +1,362 @@
+"""`Cluster`: a controller and its engines, started and stopped together.
+
+Users and the ``mpiparallel`` command call it. A `Cluster` owns the processes that it starts, through
+`launch.local`, and their folder. Every method exists twice: ``start_cluster_sync()`` blocks,
+``await start_cluster()`` (`cluster_async`) does the same work in a thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from mpiparallel import cluster_file as files
+from mpiparallel import connection_file
+from mpiparallel.cluster_async import AsyncCluster
+from mpiparallel.cluster_record import RecordedCluster
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import local
+from mpiparallel.launch.local import Controller, EngineSet
+
+if TYPE_CHECKING:
+    from mpiparallel.client.client import Client
+
+log = logging.getLogger(__name__)
+
+_LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
+
+
+class Cluster(AsyncCluster, RecordedCluster):
+    """A controller and engines on this machine.
+
+    Parameters
+    ----------
+    n : int, optional
+        Number of engines; the number of cores if None.
+    engines, controller : str, optional
+        How to start them: ``"mpi"`` (``"local"`` means the same).
+    profile, cluster_id : str, optional
+        The names under which ``Client(profile=..., cluster_id=...)`` finds it. The cluster id is made up if
+        None; ``""`` is the profile's default cluster.
+    profile_dir : path, optional
+        The profile's folder, instead of `profile`.
+    cluster_file : path, optional
+        Where to write the cluster file, if not into the cluster's folder.
+    controller_ip : str
+        The address to listen on: this machine only by default, ``"0.0.0.0"`` for all networks.
+    controller_args, engine_args, mpi_args : list of str
+        More arguments for the controller, for each engine, for mpiexec.
+    environment : dict
+        More environment variables for controller and engines.
+    engine_timeout : float
+        How many seconds engines may take to connect.
+    shutdown_atexit : bool
+        Stop it when this program ends, however it ends; otherwise it lives on until somebody stops it.
+    log_level : int or str
+        The controller's log level.
+    delay, load_profile, send_engines_connection_env, parent
+        Taken for compatibility; there is nothing here that they could change.
+
+    Examples
+    --------
+    >>> import mpiparallel as ipp
+    >>> with ipp.Cluster(n=4) as rc:
+    ...     rc[:].apply_sync(lambda: mpi_rank)
+    [0, 1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int | None = None,
+        engines: str | None = None,
+        controller: str | None = None,
+        profile: str | None = None,
+        profile_dir: str | Path | None = None,
+        cluster_id: str | None = None,
+        cluster_file: str | Path | None = None,
+        controller_ip: str = "",
+        controller_args: Iterable[str] = (),
+        engine_args: Iterable[str] = (),
+        mpi_args: Iterable[str] = (),
+        environment: Mapping[str, str] | None = None,
+        engine_timeout: float = 60,
+        delay: float = 1.0,
+        shutdown_atexit: bool = True,
+        log_level: int | str = logging.INFO,
+        engine_launcher_class: Any = None,
+        controller_launcher_class: Any = None,
+        load_profile: bool = True,
+        send_engines_connection_env: bool = True,
+        parent: Any = None,
+        config: Config | None = None,
+    ) -> None:
+        self.config = config if isinstance(config, Config) else Config.from_environment()
+        self.launcher = _launcher("engines", engines, engine_launcher_class)
+        _launcher("controller", controller, controller_launcher_class)
+        self.n = n
+        self.profile = profile or (self.config.profile if profile_dir is None else Path(profile_dir).name)
+        self.cluster_id = f"{int(time.time())}-{secrets.token_hex(2)}" if cluster_id is None else cluster_id
+        self.folder = files.folder_of(self.config, self.profile, profile_dir, self.cluster_id)
+        self.cluster_file = Path(cluster_file).absolute() if cluster_file else self.folder / files.NAME
+        self.controller_ip = controller_ip
+        self.controller_args = list(controller_args)
+        self.engine_args = list(engine_args)
+        self.mpi_args = list(mpi_args)
+        self.environment = dict(environment or {})
+        self.engine_timeout = engine_timeout
+        self.shutdown_atexit = shutdown_atexit
+        self.log_level = logging.getLevelName(log_level) if isinstance(log_level, int) else log_level.upper()
+        self.host = socket.gethostname()
+        self.controller: Controller | None = None
+        self.engines: dict[str, EngineSet] = {}
+        self.given_up = threading.Event()
+
+    def __repr__(self) -> str:
+        parts = [f"cluster_id={self.cluster_id!r}", f"profile={self.profile!r}"]
+        if self.controller is not None:
+            parts.append(f"controller=<{self.controller.state}>")
+        if self.engines:
+            parts.append(f"engine_sets={list(self.engines)}")
+        return f"<Cluster({', '.join(parts)})>"
+
+    @property
+    def engine_set(self) -> EngineSet | None:
+        """The first set of engines."""
+        return next(iter(self.engines.values()), None)
+
+    # ------------------------------------------------------------ starting
+
+    def start_controller_sync(self) -> None:
+        """Start the controller and wait until it takes connections.
+
+        Raises
+        ------
+        RuntimeError
+            If this cluster has one.
+        LaunchError
+            If it does not come up, or another cluster has this profile and cluster id.
+        """
+        if self.controller is not None and self.controller.running:
+            raise RuntimeError(f"the controller of {self!r} runs already")
+        files.claim(self.folder)
+        try:
+            self.controller = local.start_controller(
+                self.folder,
+                cluster_id=self.cluster_id,
+                ip=self.controller_ip,
+                log_level=self.log_level,
+                lifeline=self.shutdown_atexit,
+                extra=self.controller_args,
+                environ={**os.environ, **self.environment},
+            )
+            self.controller.report_end(log)
+            self.update_cluster_file()
+            local.await_controller(self.controller, self.folder, check=self.check_given_up)
+        except BaseException:
+            self.stop_cluster_sync()
+            raise
+        if self.shutdown_atexit:
+            _stop_at_exit.add(self)
+
+    def start_engines_sync(self, n: int | None = None, engine_set_id: str | None = None) -> str:
+        """Start a set of `n` engines, one MPI world, and return its name. They connect when they are ready.
+
+        Raises
+        ------
+        LaunchError
+            If mpiexec is not found.
+        """
+        n = self._number(n)
+        name = engine_set_id or f"{int(time.time())}-{secrets.token_hex(2)}"
+        if "/" in name:
+            raise ValueError(f"engine set {name!r}: it names a file, so it may not hold a slash")
+        if name in self.engines and self.engines[name].running:
+            raise RuntimeError(f"engine set {name!r} of {self!r} runs already")
+        if self.controller is None:
+            raise RuntimeError(f"{self!r} has no controller; call start_controller or start_cluster first")
+        engine_set = local.start_world(
+            self.folder,
+            name=name,
+            n=n,
+            config=self.config,
+            mpi_args=self.mpi_args,
+            extra=self.engine_args,
+            environ={**os.environ, **self.environment},
+        )
+        self.engines[name] = engine_set
+        engine_set.report_end(log)
+        self.update_cluster_file()
+        return name
+
+    def start_cluster_sync(self, n: int | None = None) -> Cluster:
+        """Start the controller and one set of `n` engines (none at all when it is 0)."""
+        n = self._number(n)
+        self.start_controller_sync()
+        try:
+            if n:
+                self.start_engines_sync(n)
+        except BaseException:
+            self.stop_cluster_sync()
+            raise
+        return self
+
+    def start_and_connect_sync(self, n: int | None = None, activate: bool = False) -> Client:
+        """Start the cluster, wait for its engines and return a client.
+
+        Raises
+        ------
+        LaunchError
+            If the engines do not come within `engine_timeout`; nothing is left running then.
+        """
+        n = self._number(n)
+        self.start_cluster_sync(n)
+        client = None
+        try:
+            client = self.connect_client_sync()
+            self.wait_for_engines_sync(client, n)
+            if activate:
+                client.activate()
+        except BaseException:
+            if client is not None:
+                client.close()
+            self.stop_cluster_sync()
+            raise
+        return client
+
+    def connect_client_sync(self, **kwargs: Any) -> Client:
+        """Return a `Client` of this cluster; `kwargs` are its."""
+        from mpiparallel.client.client import Client
+
+        return Client(str(self.folder / connection_file.NAMES["client"]), cluster=self, **kwargs)
+
+    def wait_for_engines_sync(self, client: Client, n: int) -> None:
+        """Wait until `client` sees `n` engines.
+
+        Raises
+        ------
+        LaunchError
+            If a part of the cluster ends meanwhile, or they do not come within `engine_timeout`.
+        """
+        deadline = time.monotonic() + self.engine_timeout
+        while len(client.ids) < n:
+            self.check_given_up()
+            self.check_alive()
+            if time.monotonic() > deadline:
+                said = "\n".join(one.get_output(40) for one in self.engines.values())
+                raise LaunchError(
+                    f"{len(client.ids)} of {n} engines connected within {self.engine_timeout:g} s "
+                    f"(engine_timeout). They said:\n{said}"
+                )
+            time.sleep(0.01)
+
+    def check_alive(self) -> None:
+        """Raise `LaunchError`, with the end of its log, if a part of this cluster ended unasked."""
+        for part in (self.controller, *self.engines.values()):
+            if part is not None and not part.running and not part.process.asked_to_stop:
+                raise part.failure()
+
+    # ------------------------------------------------------------ stopping
+
+    def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
+        """Stop one set of engines, or all of them."""
+        for name in self._sets(engine_set_id):
+            self.engines[name].stop()
+            del self.engines[name]
+        self.update_cluster_file()
+
+    def stop_controller_sync(self) -> None:
+        """Stop the controller; its engines go with it."""
+        for engine_set in self.engines.values():
+            engine_set.process.asked_to_stop = True
+        if self.controller is not None:
+            self.controller.stop()
+            self.controller.process.close()
+            self.controller = None
+
+    def stop_cluster_sync(self) -> None:
+        """Stop everything, and leave no file behind."""
+        _stop_at_exit.discard(self)
+        began = self.controller is not None or bool(self.engines)
+        try:
+            self.stop_controller_sync()
+        finally:
+            for name in list(self.engines):
+                # The controller has sent them home: mpiexec ends by itself, unless they never met.
+                engine_set = self.engines.pop(name)
+                engine_set.process.wait(2.0)
+                engine_set.stop()
+                engine_set.process.close()
+            if began:
+                self.remove_cluster_file()
+                files.remove(self.folder)
+
+    def restart_engines_sync(self, engine_set_id: str | None = None) -> None:
+        """Stop one set of engines, or all, and start as many again under the same name."""
+        for name in self._sets(engine_set_id):
+            n = self.engines[name].n
+            self.stop_engines_sync(name)
+            self.start_engines_sync(n, name)
+
+    def signal_engines_sync(self, signum: int, engine_set_id: str | None = None) -> None:
+        """Send a signal to every engine of one set, or of all."""
+        for name in self._sets(engine_set_id):
+            self.engines[name].process.send_signal(signum)
+
+    # ------------------------------------------------------------ small things
+
+    def check_given_up(self) -> None:
+        """Raise when the asyncio task that waits for this work was cancelled."""
+        if self.given_up.is_set():
+            raise LaunchError(f"the start of {self!r} was given up")
+
+    def _number(self, n: int | None) -> int:
+        if n is None:
+            n = self.n
+        if n is None:
+            n = min(psutil.cpu_count(logical=False) or 1, local.cores())
+        if n < 0:
+            raise ValueError(f"n={n}: the number of engines cannot be negative")
+        self.n = n
+        return n
+
+    def _sets(self, name: str | None) -> list[str]:
+        if name is None:
+            return list(self.engines)
+        if name not in self.engines:
+            raise KeyError(f"no engine set {name!r} in {self!r}")
+        return [name]
+
+
+def _launcher(what: str, name: Any, launcher_class: Any) -> str:
+    """Return how to start engines or controller, by the one of two spellings that was used."""
+    if name is not None and launcher_class is not None:
+        raise TypeError(f"give {what} or {what.removesuffix('s')}_launcher_class, not both")
+    wish = name if name is not None else launcher_class if launcher_class is not None else "mpi"
+    if wish not in _LAUNCHERS:
+        raise ValueError(f"{what}={wish!r}: mpiparallel can start them by {', '.join(_LAUNCHERS)}")
+    return str(wish).lower()
+
+
+# Kept here until they are stopped: ``rc = Cluster(n=4).start_and_connect_sync()`` keeps no other reference.
+_stop_at_exit: set[Cluster] = set()
+_our_pid = os.getpid()
+
+
+@atexit.register
+def _stop_clusters() -> None:
+    if os.getpid() != _our_pid:
+        return  # a forked child ends; the clusters are its parent's
+    for cluster in list(_stop_at_exit):
+        cluster.stop_cluster_sync()

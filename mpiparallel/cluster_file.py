@@ -1,0 +1,190 @@
+"""The folder of a cluster and its ``cluster.json``: what runs where, and what is left of one that is gone.
+
+`cluster.Cluster` writes it, the commands read it. A folder belongs to one controller at a time; `claim` says
+whose it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from mpiparallel import connection_file
+from mpiparallel.config import Config
+from mpiparallel.error import ConnectionFileError, LaunchError
+from mpiparallel.launch.local import sweep
+from mpiparallel.launch.processes import Process
+
+NAME = "cluster.json"
+_BEING_MADE = 30.0  # a folder without any file in it may be that of a cluster which starts just now
+
+# running: the controller is there. lost: it died, engines are left. stale: nothing runs.
+# elsewhere: it belongs to another host, and cannot be judged from here.
+State = Literal["running", "lost", "stale", "elsewhere"]
+
+
+class AlreadyRunning(LaunchError):
+    """A cluster of this profile and id runs already."""
+
+
+def folder_of(
+    config: Config,
+    profile: str | None = None,
+    profile_dir: str | Path | None = None,
+    cluster_id: str | None = None,
+) -> Path:
+    """Return the folder of a cluster; `profile_dir` names the profile by its folder."""
+    cluster_id = config.cluster_id if cluster_id is None else cluster_id
+    if profile_dir is None:
+        return config.cluster_dir(profile or config.profile, cluster_id)
+    path = Path(profile_dir).expanduser().absolute()
+    return Config(state_dir=path.parent).cluster_dir(path.name, cluster_id)
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Write the cluster file; a reader sees the old one or the new one."""
+    connection_file.write_private(folder / NAME, json.dumps(record, indent=2).encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a cluster file says.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    LaunchError
+        If it is no cluster file.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        record["cluster"]["cluster_id"], record["controller"], record["engines"]["sets"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LaunchError(
+            f"{path} is not a cluster file ({error!r}); remove it if no cluster uses it"
+        ) from None
+    return dict(record)
+
+
+def claim(folder: Path) -> None:
+    """Make `folder` for a new cluster, in place of what an earlier one left.
+
+    Raises
+    ------
+    AlreadyRunning
+        If a cluster lives there.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for _ in range(2):
+        try:
+            folder.mkdir(mode=0o700)
+            return
+        except FileExistsError:
+            pass
+        state = judge(folder)
+        if state == "running":
+            raise AlreadyRunning(
+                f"a cluster runs already, see {folder}; stop it or choose another cluster id"
+            )
+        if state == "elsewhere":
+            raise AlreadyRunning(
+                f"a cluster was started on host {_host(folder)}, see {folder}; stop it there, "
+                f"or remove the folder if that host is gone, or choose another cluster id"
+            )
+        clean(folder)
+    raise AlreadyRunning(f"another program starts a cluster in {folder} at this moment")
+
+
+def judge(folder: Path) -> State:
+    """Return whether the cluster of `folder` lives."""
+    if _host(folder) not in ("", socket.gethostname()):
+        return "elsewhere"
+    controller, engines = _processes(folder)
+    if controller is None:
+        if not _controller_of_connection_file(folder):
+            return "running" if not engines and _just_made(folder) else "stale"
+        return "running"
+    if controller.running:
+        return "running"
+    return "lost" if any(one.running for one in engines) else "stale"
+
+
+def clean(folder: Path) -> None:
+    """End what is left of a cluster whose controller is gone, and remove its folder."""
+    _, engines = _processes(folder)
+    for process in engines:
+        process.stop(2.0)
+        sweep(process.pid)
+    remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder, and the socket of its controller if that was killed."""
+    try:
+        local = connection_file.read(folder / connection_file.NAMES["client"]).local
+    except ConnectionFileError:
+        local = ""  # it never got so far, or has cleaned up behind itself
+    socket_dir = Path(local.removeprefix("ipc://")).parent
+    if local and socket_dir.is_dir() and socket_dir.stat().st_uid == os.geteuid():
+        for name in os.listdir(socket_dir):
+            if (socket_dir / name).is_socket():
+                (socket_dir / name).unlink(missing_ok=True)
+        if not os.listdir(socket_dir):
+            socket_dir.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find(config: Config, profile: str | None = None) -> list[Path]:
+    """Return the folders of all clusters, or of those of one profile, by name."""
+    pattern = f"{profile or '*'}/cluster*"
+    return sorted(path for path in config.state_dir.glob(pattern) if path.is_dir())
+
+
+def names(folder: Path) -> tuple[str, str]:
+    """Return profile and cluster id of a folder."""
+    return folder.parent.name, folder.name.removeprefix("cluster").removeprefix("-")
+
+
+def _processes(folder: Path) -> tuple[Process | None, list[Process]]:
+    """Return the controller and the mpiexecs that the cluster file names."""
+    try:
+        record = read(folder / NAME)
+    except (FileNotFoundError, LaunchError):
+        return None, []
+    controller = Process.from_dict(record["controller"]) if record["controller"] else None
+    return controller, [Process.from_dict(one) for one in record["engines"]["sets"].values()]
+
+
+def _host(folder: Path) -> str:
+    """Return the host whose processes the folder is about; empty when it does not say."""
+    try:
+        return str(read(folder / NAME)["cluster"].get("host", ""))
+    except (FileNotFoundError, LaunchError):
+        pass
+    try:
+        return connection_file.read(folder / connection_file.NAMES["client"]).host
+    except ConnectionFileError:
+        return ""
+
+
+def _controller_of_connection_file(folder: Path) -> bool:
+    """Return whether a controller that was started by hand, without cluster file, runs."""
+    try:
+        pid = connection_file.read(folder / connection_file.NAMES["client"]).pid
+        return any("mpiparallel" in word for word in psutil.Process(pid).cmdline())
+    except (ConnectionFileError, psutil.NoSuchProcess):
+        return False
+
+
+def _just_made(folder: Path) -> bool:
+    try:
+        return not any(folder.glob("*.json")) and time.time() - folder.stat().st_mtime < _BEING_MADE
+    except FileNotFoundError:
+        return False

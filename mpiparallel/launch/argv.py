@@ -1,0 +1,145 @@
+"""Command lines and environments, as pure functions of their arguments.
+
+Called by `launch.local`, which runs what comes out of here. Nothing in this module looks at the machine:
+tests compare whole command lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class Dialect(Enum):
+    """The families of ``mpiexec``, which differ in their options."""
+
+    OPENMPI = "openmpi"
+    MPICH = "mpich"
+    INTELMPI = "intelmpi"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class MPI:
+    """One ``mpiexec`` and what is known about it."""
+
+    mpiexec: str
+    dialect: Dialect = Dialect.UNKNOWN
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.mpiexec} ({self.dialect.value} {self.version})".replace(" )", ")")
+
+
+# In the text of `mpiexec --version`. Intel's may name Hydra and MPICH too, so it comes first.
+_SIGNS = (
+    (Dialect.INTELMPI, re.compile(r"Intel\(R\) MPI Library.*?Version ([\w.]+)", re.S)),
+    (Dialect.OPENMPI, re.compile(r"\(Open(?: MPI|RTE)\) ([\w.]+)")),
+    (Dialect.OPENMPI, re.compile(r"(?:PRRTE|prterun).*?([\d][\w.]+)")),
+    (Dialect.MPICH, re.compile(r"HYDRA build details:.*?Version:\s+([\w.]+)", re.S)),
+)
+
+
+def identify(mpiexec: str, version_text: str) -> MPI:
+    """Return which MPI `mpiexec` belongs to by the text of its ``--version``."""
+    for dialect, sign in _SIGNS:
+        found = sign.search(version_text)
+        if found:
+            return MPI(mpiexec, dialect, found.group(1))
+    return MPI(mpiexec)
+
+
+def controller_argv(
+    python: str,
+    directory: Path,
+    *,
+    cluster_id: str = "",
+    ip: str = "",
+    log_level: str = "INFO",
+    lifeline: bool = True,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """Return the command of a controller that writes its files to `directory` and removes it when it ends.
+
+    With `lifeline` it ends when its standard input does, so that it never outlives who started it.
+    """
+    argv = [python, "-m", "mpiparallel.controller", "--directory", str(directory), "--remove-directory"]
+    if cluster_id:
+        argv += ["--cluster-id", cluster_id]
+    if ip:
+        argv += ["--ip", ip]
+    if lifeline:
+        argv += ["--lifeline", "0"]
+    return [*argv, "--log-level", log_level, *extra]
+
+
+def engine_argv(
+    python: str, connection_file: Path, *, engine_set: str = "", extra: Sequence[str] = ()
+) -> list[str]:
+    """Return the command of one engine: what each rank of a world runs."""
+    argv = [python, "-m", "mpiparallel.engine", "--connection-file", str(connection_file)]
+    if engine_set:
+        argv += ["--engine-set", engine_set]
+    return [*argv, *extra]
+
+
+def mpiexec_arguments(n: int, program: Sequence[str], mpi_args: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of ``mpiexec`` that start `n` ranks of `program`.
+
+    Everything that differs between MPIs goes by the environment (`world_environment`), so that a person's own
+    `mpi_args` can say otherwise.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not above zero.
+    """
+    if n < 1:
+        raise ValueError(f"cannot start {n} engines: the number must be above zero")
+    return [*mpi_args, "-n", str(n), *program]
+
+
+# What an MPI job tells its ranks. A world started from inside such a job (an IPython under srun, say) would
+# take itself for a part of it.
+_OF_ANOTHER_JOB = re.compile(
+    r"PMIX_(?!MCA_|INSTALL_PREFIX)|PMI_|PMI2_|HYDI_|MPI_LOCAL(?:NRANKS|RANKID)|PRTE_LAUNCHED|"
+    r"OMPI_(?:COMM_WORLD_|UNIVERSE_SIZE|APP_CTX_NUM_PROCS|NUM_APP_CTX|FIRST_RANKS|FILE_LOCATION|ARGV|COMMAND|"
+    r"MCA_(?:orte|ess|pmix)_)"
+)
+
+_AS_ROOT = {
+    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
+}
+
+# Engines share cores by design: they wait for a person most of the time, and each has a second thread, which
+# binding would put on the core of the first.
+_SHARED_CORES = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+}
+
+
+def world_environment(
+    environ: Mapping[str, str], mpi: MPI, *, n: int, cores: int, root: bool
+) -> dict[str, str]:
+    """Return the environment for the ``mpiexec`` of `n` ranks on `cores` cores.
+
+    What a person has set already stays as it is.
+    """
+    kept = {name: value for name, value in environ.items() if not _OF_ANOTHER_JOB.match(name)}
+    ours: dict[str, str] = {}
+    # An mpiexec that could not be identified may still be Open MPI's; the others ignore these variables.
+    if mpi.dialect in (Dialect.OPENMPI, Dialect.UNKNOWN):
+        ours.update(_SHARED_CORES)
+        if root:
+            ours.update(_AS_ROOT)
+        if n > cores:
+            ours["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    if mpi.dialect is Dialect.INTELMPI and n > cores:
+        ours["I_MPI_WAIT_MODE"] = "1"
+    return {**ours, **kept, "MPIPARALLEL_MPIEXEC": mpi.mpiexec, "MPIPARALLEL_N": str(n)}

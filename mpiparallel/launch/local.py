@@ -1,0 +1,252 @@
+"""Start a controller and worlds of engines on this machine.
+
+`cluster.Cluster` calls this. Commands come from `launch.argv`, processes are `launch.processes.Process`; the
+world's ``mpiexec`` runs inside ``launchers/mpiexec.sh``, which a site may replace.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpiparallel import connection_file, resources
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import argv, mpi
+from mpiparallel.launch.processes import Process
+
+log = logging.getLogger(__name__)
+
+CONTROLLER_START = 30.0  # how long a controller may take to write its connection files
+CONTROLLER_GRACE = 10.0  # ... and to stop its worlds and itself
+WORLD_GRACE = 5.0
+
+
+class Launched:
+    """One started thing of a cluster.
+
+    Attributes
+    ----------
+    process : Process
+    """
+
+    what = "process"
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    @property
+    def running(self) -> bool:
+        return self.process.running
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
+        return self.process.exit_code
+
+    @property
+    def state(self) -> str:
+        """``"running"``, ``"stopped"``, or ``"failed"``: it ended with an error, unasked."""
+        if self.process.running:
+            return "running"
+        return "stopped" if self.process.asked_to_stop or not self.process.exit_code else "failed"
+
+    def get_output(self, lines: int = 100) -> str:
+        """Return the last lines of its log."""
+        return self.process.tail(lines)
+
+    def failure(self) -> LaunchError:
+        """Return an error that says how it ended and what it said last."""
+        said = self.process.tail().strip()
+        return LaunchError(
+            f"{self.what} {self.process.describe_end()}. "
+            + (f"It said:\n{said}" if said else "It said nothing.")
+        )
+
+    def report_end(self, logger: logging.Logger) -> None:
+        """Log a warning when it ends and nobody had asked it to, whenever that is."""
+
+        def ended() -> None:
+            if self.state == "failed":
+                logger.warning("%s", self.failure())
+
+        self.process.watch(ended)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.process.to_dict()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} pid={self.pid} {self.state}>"
+
+
+class Controller(Launched):
+    """A cluster's controller."""
+
+    what = "the controller"
+
+    def stop(self) -> None:
+        """Ask it to stop its worlds and itself; kill it if it does not in time."""
+        self.process.close_lifeline()
+        self.process.stop(CONTROLLER_GRACE)
+
+
+class EngineSet(Launched):
+    """One world of engines: one ``mpiexec``.
+
+    Attributes
+    ----------
+    name : str
+    n : int
+        The number of engines it was started with.
+    """
+
+    what = "mpiexec"
+
+    def __init__(self, process: Process, name: str, n: int) -> None:
+        super().__init__(process)
+        self.name = name
+        self.n = n
+
+    def stop(self, grace: float = WORLD_GRACE) -> None:
+        """End all its engines, by way of mpiexec."""
+        self.process.stop(grace)
+        sweep(self.pid)
+
+    def kill(self) -> None:
+        """End all its engines at once."""
+        self.process.kill()
+        sweep(self.pid)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.process.to_dict(), "n": self.n}
+
+    @classmethod
+    def from_dict(cls, name: str, record: Mapping[str, Any]) -> EngineSet:
+        return cls(Process.from_dict(record), name, int(record["n"]))
+
+    def __repr__(self) -> str:
+        return f"<EngineSet {self.name!r} n={self.n} pid={self.pid} {self.state}>"
+
+
+def start_controller(
+    directory: Path,
+    *,
+    cluster_id: str = "",
+    ip: str = "",
+    log_level: str = "INFO",
+    lifeline: bool = True,
+    extra: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Controller:
+    """Start a controller; `await_controller` tells when it is ready."""
+    command = argv.controller_argv(
+        sys.executable,
+        directory,
+        cluster_id=cluster_id,
+        ip=ip,
+        log_level=log_level,
+        lifeline=lifeline,
+        extra=extra,
+    )
+    log.debug("starting %s", command)
+    return Controller(
+        Process.start(command, log=directory / "controller.log", environ=environ, lifeline=lifeline)
+    )
+
+
+def controller_ready(directory: Path) -> bool:
+    """Return whether the controller of `directory` has written its connection files."""
+    return all((directory / name).exists() for name in connection_file.NAMES.values())
+
+
+def await_controller(
+    controller: Controller,
+    directory: Path,
+    *,
+    timeout: float = CONTROLLER_START,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Wait for the connection files in `directory`, calling `check` meanwhile, which may raise.
+
+    Raises
+    ------
+    LaunchError
+        If the controller ends, or takes longer than `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not controller_ready(directory):
+        check()
+        if not controller.running:
+            raise controller.failure()
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"the controller wrote no connection files within {timeout:g} s. "
+                f"It said:\n{controller.get_output()}"
+            )
+        time.sleep(0.01)
+
+
+def start_world(
+    directory: Path,
+    *,
+    name: str,
+    n: int,
+    config: Config,
+    mpi_args: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> EngineSet:
+    """Start `n` engines as one world of the cluster in `directory`.
+
+    Raises
+    ------
+    LaunchError
+        If there is no mpiexec, or it cannot be run.
+    """
+    script = resources.script("launchers", "mpiexec.sh", config)
+    which = _mpi_for(script, environ, config)
+    engine = argv.engine_argv(
+        sys.executable, directory / connection_file.NAMES["engine"], engine_set=name, extra=extra
+    )
+    command = [*_runner(script), *argv.mpiexec_arguments(n, engine, mpi_args)]
+    log.debug("starting %s with %s", command, which)
+    environment = argv.world_environment(environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
+    process = Process.start(command, log=directory / f"engines-{name}.log", environ=environment)
+    return EngineSet(process, name, n)
+
+
+def _mpi_for(script: Path, environ: Mapping[str, str], config: Config) -> argv.MPI:
+    try:
+        return mpi.detect(mpi.find_mpiexec(environ))
+    except LaunchError:
+        if script.is_relative_to(config.site_dir) and not environ.get("MPIPARALLEL_MPIEXEC"):
+            return argv.MPI("mpiexec")  # the site's own script may load the module that brings it
+        raise
+
+
+def _runner(script: Path) -> list[str]:
+    """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
+    return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sweep(pid: int) -> None:
+    """Remove what a killed mpiexec of Open MPI with this pid has left in the temporary folder."""
+    left = Path(tempfile.gettempdir()) / f"ompi.{pid}"
+    if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.geteuid():
+        shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,243 @@
+"""Processes of a cluster: each the leader of a session of its own, with a log file.
+
+Used by `launch.local`. A `Process` is either started here (and then ours to wait for) or attached to by its
+pid and start time, when another program started it. It owns the log's file descriptor and, if it has one, the
+*lifeline*: the writing end of the process's standard input, which closes when this program ends, however it
+does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from mpiparallel.error import LaunchError
+
+_with_lifeline: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def _drop_lifelines_in_child() -> None:
+    """Close what a fork has copied; else a forked child would keep clusters alive that are not its own."""
+    for process in list(_with_lifeline):
+        process.close_lifeline()
+
+
+os.register_at_fork(after_in_child=_drop_lifelines_in_child)
+
+
+class Process:
+    """A program that runs in a session of its own: the terminal's Ctrl-C does not reach it."""
+
+    def __init__(
+        self, pid: int, created: float, log: Path, popen: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.pid = pid
+        self.created = created
+        self.log = log
+        self.asked_to_stop = False
+        self._popen = popen
+        self._log_file: IO[bytes] | None = None  # kept open: the log can be read when its folder is gone
+
+    @classmethod
+    def start(
+        cls, argv: Sequence[str], *, log: Path, environ: Mapping[str, str], lifeline: bool = False
+    ) -> Process:
+        """Start `argv`, which writes to `log`.
+
+        Raises
+        ------
+        LaunchError
+            If the program cannot be run.
+        """
+        descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        log_file = os.fdopen(descriptor, "rb")
+        try:
+            popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=subprocess.STDOUT,
+                env=dict(environ),
+                start_new_session=True,
+            )
+        except OSError as error:
+            log_file.close()
+            raise LaunchError(f"cannot run {argv[0]}: {error.strerror or error}") from error
+        process = cls(popen.pid, _create_time(popen.pid) or time.time(), log, popen)
+        process._log_file = log_file
+        if lifeline:
+            _with_lifeline.add(process)
+        return process
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Process:
+        """Attach to the process that `to_dict` described, perhaps in another program."""
+        return cls(int(record["pid"]), float(record["created"]), Path(record["log"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` needs."""
+        return {"pid": self.pid, "created": self.created, "log": str(self.log)}
+
+    @property
+    def running(self) -> bool:
+        if self._popen is not None:
+            return self._popen.poll() is None
+        created = _create_time(self.pid)
+        # Another process may have got the pid of one that ended long ago.
+        return created is not None and abs(created - self.created) < 2.0
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative after a signal; None while it runs and when somebody else started it."""
+        return self._popen.poll() if self._popen is not None else None
+
+    def describe_end(self) -> str:
+        """Return how it ended, in words."""
+        code = self.exit_code
+        if code is None:
+            return "is running" if self.running else "ended"
+        if code < 0:
+            return f"was killed by {_signal_name(-code)}"
+        return f"ended with exit code {code}"
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the last lines of the log."""
+        try:
+            if self._log_file is not None:
+                size = os.fstat(self._log_file.fileno()).st_size
+                content = os.pread(self._log_file.fileno(), 1 << 16, max(0, size - (1 << 16)))
+            else:
+                content = self.log.read_bytes()[-(1 << 16) :]
+        except FileNotFoundError:
+            return ""
+        return "\n".join(content.decode(errors="replace").splitlines()[-lines:])
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended; False when `timeout` seconds did not suffice."""
+        deadline = time.monotonic() + timeout
+        pause = 0.002
+        while self.running:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+        return True
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Call `ended` from a thread when the process has ended. Only for one that was started here."""
+        popen = self._popen
+        if popen is None:
+            raise ValueError("only a process that was started here can be watched")
+
+        def wait() -> None:
+            popen.wait()
+            ended()
+
+        threading.Thread(target=wait, name=f"watch-{self.pid}", daemon=True).start()
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to the process itself, if it still runs."""
+        if not self.running:
+            return
+        try:
+            os.kill(self.pid, signum)
+        except ProcessLookupError:
+            return  # it ended in between
+
+    def close_lifeline(self) -> None:
+        """Let the process see the end of its standard input."""
+        if self._popen is not None and self._popen.stdin is not None:
+            self._popen.stdin.close()
+
+    def stop(self, grace: float) -> None:
+        """End it: SIGTERM, after `grace` seconds SIGKILL, and SIGKILL for all that is left of its session."""
+        self.asked_to_stop = True
+        family = self._family()
+        self.send_signal(signal.SIGTERM)
+        self.wait(grace)
+        self.finish(family)
+
+    def kill(self) -> None:
+        """End it and its whole session at once."""
+        self.asked_to_stop = True
+        self.finish()
+
+    def finish(self, family: Sequence[psutil.Process] = ()) -> None:
+        """Kill what is left of its session and of `family`, and let go of log and lifeline."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            left = [one for one in {*family, *self._family()} if _alive(one)]
+            if not left or time.monotonic() > deadline:
+                break
+            for one in left:
+                _kill(one)
+            psutil.wait_procs(left, timeout=0.05)
+        if self._popen is not None:
+            self._popen.wait(5.0)
+        self.close_lifeline()
+
+    def close(self) -> None:
+        """Let go of the log; the process is not touched."""
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
+
+    def _family(self) -> list[psutil.Process]:
+        """Return the process, its descendants and its session (ranks have process groups of their own)."""
+        members: set[psutil.Process] = set()
+        if self.running:
+            try:
+                leader = psutil.Process(self.pid)
+                members = {leader, *leader.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                pass  # it ended in between; its session is still looked for
+        elif self._popen is None:
+            return []  # the number may be another's session by now
+        for pid in psutil.pids():
+            try:
+                if os.getsid(pid) == self.pid:
+                    members.add(psutil.Process(pid))
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue  # it ended since the list was made
+        return list(members)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return  # it ended in between
+
+
+def _create_time(pid: int) -> float | None:
+    """Return when the process started; None when it has ended, collected by its parent or not."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
