@@ -1,0 +1,141 @@
+"""Run the measurements round by round, both systems in turn, and print a table of medians.
+
+python -m benchmarks                     # everything, three rounds
+python -m benchmarks --rounds 7 latency  # the rows whose name begins with "latency"
+python -m benchmarks --ours              # without IPython Parallel
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks import measures
+from benchmarks.sides import Side, bare_mpiexec, both
+from benchmarks.table import Line, render
+
+
+@dataclass
+class Row:
+    """One claim: a measurement and what it is to reach."""
+
+    name: str
+    title: str
+    unit: str
+    measure: Callable[[Side], list[float]]
+    ratio: float | None = None  # so many times less than IPython Parallel
+    below: float | None = None  # or less than this, in `unit`
+    once: bool = False  # rounds add nothing
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+ROWS = [
+    # First, while no measurement has left anything in the engines' memory.
+    Row("processes", "processes of a cluster of 4", "", measures.number_of_processes, below=6, once=True),
+    Row("memory", "memory of a cluster of 4 (PSS)", "MB", measures.memory, below=350, once=True),
+    Row("idle", "idle CPU per engine", "%", measures.idle_cpu, below=1, once=True),
+    Row("latency-4", "apply_sync no-op, 4 engines", "ms", measures.latency_of_all, ratio=10),
+    Row("latency-1", "apply_sync no-op, 1 engine", "ms", measures.latency_of_one, ratio=10),
+    Row("push", "push 64 MB to 4", "ms", measures.push, ratio=12),
+    Row("push-broadcast", "push 64 MB to 4, BroadcastView", "ms", measures.push_by_broadcast_view, ratio=3.5),
+    Row("scatter", "scatter 64 MB over 4", "ms", measures.scatter, ratio=3),
+    Row("gather", "gather 64 MB from 4", "ms", measures.gather, ratio=6),
+]
+SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 100.0, "": 1.0}
+START = "start"
+
+
+def make_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "names", nargs="*", help=f"rows to measure: {', '.join([START, *(r.name for r in ROWS)])}"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often each is measured (default %(default)s)"
+    )
+    parser.add_argument("--ours", action="store_true", help="leave IPython Parallel out")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = make_argument_parser().parse_args(argv)
+    sides = both()[:1] if options.ours else both()
+    if len(sides) == 1 and not options.ours:
+        print('IPython Parallel is not installed here (pip install ".[bench]"): only ours is measured.')
+
+    def wanted(name: str) -> bool:
+        return not options.names or any(name.startswith(prefix) for prefix in options.names)
+
+    rows = [row for row in ROWS if wanted(row.name)]
+    if not rows and not wanted(START):
+        print(f"no row begins with {', '.join(options.names)}", file=sys.stderr)
+        return 2
+    lines = [start_line(sides, options.rounds)] if wanted(START) else []
+    if rows:
+        try:
+            for side in sides:
+                progress(f"starting {side.name}")
+                side.start()
+            measure_rows(rows, sides, options.rounds)
+        finally:
+            for side in sides:
+                side.stop()
+    print(render([*lines, *(line_of(row, sides) for row in rows)], [side.name for side in sides]))
+    return 0
+
+
+def progress(text: str) -> None:
+    """Say what is being measured, on one line of a terminal or line by line elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
+    else:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+def start_line(sides: list[Side], rounds: int) -> Line:
+    """Measure how long it takes from nothing to a client with four engines."""
+    took: dict[str, list[float]] = {side.name: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            progress(f"start and stop, round {number + 1} of {rounds}, {side.name}")
+            try:
+                took[side.name].append(side.start())
+            finally:
+                side.stop()
+    bare = bare_mpiexec(rounds)
+    values = [statistics.median(took[side.name]) for side in sides]
+    goal = f"mpiexec's own {bare:.2f} s + 1 s"
+    return Line("start of 4 engines, connected", "s", values, goal, values[0] <= bare + 1)
+
+
+def measure_rows(rows: list[Row], sides: list[Side], rounds: int) -> None:
+    """Measure in turn, so that a busy moment of the machine meets both sides."""
+    for row in rows:
+        if not row.once:
+            for side in sides:
+                row.measure(side)  # the first time pays for connections and caches
+        for number in range(1 if row.once else rounds):
+            for side in sides:
+                progress(f"{row.title}, round {number + 1}, {side.name}")
+                gc.collect()
+                row.samples.setdefault(side.name, []).extend(row.measure(side))
+
+
+def line_of(row: Row, sides: list[Side]) -> Line:
+    """Return the row of the table with its medians."""
+    values = [statistics.median(row.samples[side.name]) * SCALE[row.unit] for side in sides]
+    if row.ratio is not None:
+        met = values[1] / values[0] >= row.ratio if len(values) > 1 else None
+        return Line(row.title, row.unit, values, f"{row.ratio:g} x", met)
+    assert row.below is not None
+    bound = "at most" if row.unit == "" else "below"
+    met = values[0] <= row.below if row.unit == "" else values[0] < row.below
+    return Line(row.title, row.unit, values, f"{bound} {row.below:g} {row.unit}".rstrip(), met)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
