@@ -17,7 +17,8 @@ _HOMES = {
     "mpiparallel.cluster_manager": ["ClusterManager"],
     "mpiparallel.client.client": ["Client"],
     "mpiparallel.client.views": ["BroadcastView", "DirectView"],
-    "mpiparallel.client.asyncresult": ["AsyncMapResult", "AsyncResult"],
+    "mpiparallel.client.asyncresult": ["AsyncResult"],
+    "mpiparallel.client.mapresult": ["AsyncMapResult"],
     "mpiparallel.client.functions": ["ParallelFunction", "RemoteFunction", "parallel", "remote"],
     "mpiparallel.client.compat": [
         "PrePickled", "can", "can_map", "deserialize_object", "pack_apply_message", "serialize_object", "uncan",

@@ -146,5 +146,29 @@ def _require(modules: list[str], objects: dict[str, Any]) -> bool:
     return True
 
 
+def import_names(module: str, names: tuple[str, ...] = ()) -> None:
+    """Do ``import module``, or ``from module import names``, in the engine's namespace."""
+    space = sys.modules["__main__"].__dict__
+    found = importlib.import_module(module)
+    if not names:
+        top = module.partition(".")[0]
+        space[top] = sys.modules[top]
+    for name in names:
+        if name == "*":
+            public = getattr(found, "__all__", None) or [key for key in vars(found) if not key.startswith("_")]
+            space.update({key: getattr(found, key) for key in public})
+        elif hasattr(found, name):
+            space[name] = getattr(found, name)
+        else:
+            space[name] = _import_submodule(module, name)
+
+
+def _import_submodule(module: str, name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError:
+        raise ImportError(f"cannot import name {name!r} from {module!r}") from None
+
+
 def _name(f: Any) -> str:
     return getattr(f, "__name__", repr(f))

@@ -1,0 +1,227 @@
+"""The client's connection to the controller.
+
+One I/O thread owns the socket, `pending` and `engines`. Users' threads put messages on a queue, wake that thread through a
+pipe and wait on the `Task` objects which `submit` returns.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from mpiparallel import __version__, error
+from mpiparallel.client.iothread import IOThread
+from mpiparallel.client.tasks import Request, Task
+from mpiparallel.client.transport import open_transport
+from mpiparallel.config import Config
+from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.wire import frames, objects
+from mpiparallel.wire.messages import (
+    Abort,
+    AnyHeader,
+    Ask,
+    EngineInfo,
+    Goodbye,
+    Hello,
+    Message,
+    Signal,
+    Stop,
+    Submit,
+)
+
+SMALL_FUNCTION = 4096  # bytes up to which a function's frames always travel with the request
+FUNCTIONS = 1000  # digests whose whereabouts are remembered
+CLOSED = "Connections have been closed."
+
+
+class Connection:
+    """A client's connection; the constructor returns when the controller has said welcome.
+
+    Raises
+    ------
+    TimeoutError
+        If the controller does not answer within `timeout` seconds.
+    ConnectionRefused
+        If it turns this client away.
+    """
+
+    def __init__(self, info: ConnectionInfo, config: Config, timeout: float) -> None:
+        self.info = info
+        self.config = config
+        self.name = secrets.token_hex(6)
+        self.pid = os.getpid()
+        self.engines: dict[int, EngineInfo] = {}  # replaced, never changed, by the I/O thread
+        self.departed: dict[int, str] = {}  # engine -> why it left
+        self.pending: dict[str, dict[int, Task]] = {}  # request -> engine -> task
+        self.tasks: weakref.WeakValueDictionary[str, Task] = weakref.WeakValueDictionary()
+        self.queries: dict[int, Future[Any]] = {}
+        self.changed = threading.Condition()  # engines came or went, or the connection ended
+        self.cluster_id = ""
+        self.gone: str | None = None  # why there is no connection any more
+        self._lock = threading.Lock()  # over the counters and the table of functions
+        self._requests = 0
+        self._questions = 0
+        self._known: OrderedDict[bytes, set[int]] = OrderedDict()  # function -> engines that were sent it
+        transport = open_transport(info, timeout)
+        self.address = transport.address
+        self._io = IOThread(self, transport)
+        hello = Hello(version=__version__, name=self.name, host=socket.gethostname(), pid=self.pid)
+        self._io.start(Message(hello), timeout)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.name} to {self.address}>"
+
+    # ------------------------------------------------------------ requests
+
+    def submit(
+        self,
+        verb: str,
+        engines: Sequence[int],
+        common: Sequence[Any] = (),
+        parts: Sequence[Sequence[Any]] = (),
+        function: Sequence[Any] = (),
+        options: dict[str, Any] | None = None,
+        label: str | None = None,
+        track: bool = False,
+        owner: object = None,
+    ) -> list[Task]:
+        """Send one request and return its tasks, in the order of `engines`.
+
+        Parameters
+        ----------
+        verb, engines, options
+            As in `Submit`.
+        common, parts, function
+            Payload for all engines, payload for each, and the pickled function.
+        label
+            The user's own mark, kept in the metadata.
+        track
+            Whether the caller wants to know when the payload's memory may be changed.
+        owner
+            Whoever sends this; kept in the request.
+        """
+        self.check()
+        with self._lock:
+            self._requests += 1
+            request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
+            digest, sent_function = self._place_function(function, engines)
+        request.function, request.frames = digest, function
+        if track:
+            request.sent = threading.Event()
+        payload = [*sent_function, *common]
+        header = Submit(
+            request=request.id, client=self.name, verb=verb, engines=list(engines),  # type: ignore[arg-type]
+            common=len(payload), parts=[len(part) for part in parts],
+            function=digest, function_frames=len(sent_function), options=options or {},
+        )  # fmt: skip
+        for part in parts:
+            payload.extend(part)
+        known = self.engines
+        tasks = [Task(request, engine, known.get(engine)) for engine in engines]
+        self.pending[request.id] = {task.engine: task for task in tasks}
+        for task in tasks:
+            self.tasks[task.msg_id] = task
+        self._io.send(Message(header, payload), request if track else None)
+        if self.gone is not None:  # it ended meanwhile, perhaps before it saw this request
+            self.end(self.gone)
+        return tasks
+
+    def _place_function(self, function: Sequence[Any], engines: Sequence[int]) -> tuple[bytes, Sequence[Any]]:
+        """Return the digest of `function` and those frames of it that have to be sent."""
+        if not function:
+            return b"", ()
+        digest = objects.digest(function)
+        if sum(map(frames.nbytes, function)) <= SMALL_FUNCTION:
+            return digest, function
+        known = self._known.setdefault(digest, set())
+        self._known.move_to_end(digest)
+        while len(self._known) > FUNCTIONS:
+            self._known.popitem(last=False)
+        if known.issuperset(engines):
+            return digest, ()
+        known.update(engines)
+        return digest, function
+
+    # ------------------------------------------------------------ control
+
+    def ask(self, make: Callable[[int], Ask | Signal | Stop]) -> Future[Any]:
+        """Send the question `make(query)` and return the future of its answer."""
+        self.check()
+        with self._lock:
+            self._questions += 1
+            query = self._questions
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        self.queries[query] = future
+        self._io.send(Message(make(query)))
+        if self.gone is not None:
+            self.end(self.gone)
+        return future
+
+    def abort(self, tasks: Sequence[Task]) -> None:
+        """Ask for these tasks to be taken out of their queues."""
+        self.check()
+        by_request: dict[str, list[int]] = {}
+        for task in tasks:
+            if not task.done:
+                by_request.setdefault(task.request.id, []).append(task.engine)
+        for request, engines in by_request.items():
+            self._io.send(Message(Abort(request, engines)))
+
+    def outstanding(self) -> list[Task]:
+        """Return the tasks that are not done."""
+        return [task for tasks in list(self.pending.values()) for task in list(tasks.values())]
+
+    # ------------------------------------------------------------ life
+
+    def check(self) -> None:
+        """Raise RuntimeError if nothing can be sent: this is a forked child, or the connection has ended."""
+        if os.getpid() != self.pid:
+            raise RuntimeError(
+                f"this client belongs to process {self.pid} and cannot be used in its child {os.getpid()}: "
+                "create a new Client in the child"
+            )
+        if self.gone is not None:
+            raise RuntimeError(self.gone)
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError in the I/O thread, which would wait for itself."""
+        if self._io.is_current():
+            raise RuntimeError(
+                "a callback of an AsyncResult waits for another result, which would never come: "
+                "callbacks run in the thread that receives the results; wait in a thread of your own"
+            )
+
+    def close(self, linger: float | None = None) -> None:
+        """Say goodbye and end the I/O thread. Calling it again, or in a forked child, does nothing."""
+        if os.getpid() != self.pid:
+            return
+        self._io.stop(Message(Goodbye()), CLOSED, 1.0 if linger is None else linger)
+
+    def end(self, reason: str) -> None:
+        """Fail whatever is pending; called by the I/O thread when it ends, and for what came in too late."""
+        self.gone = reason
+        problem = error.EngineError(reason)
+        now = time.time()
+        for request in list(self.pending):
+            for task in list(self.pending.pop(request, {}).values()):
+                task.finish("error", failure=problem, received=now)
+        for query in list(self.queries):
+            future = self.queries.pop(query, None)
+            if future is not None:
+                future.set_exception(RuntimeError(reason))
+        with self.changed:
+            self.changed.notify_all()
+
+    def send(self, header: AnyHeader, payload: Sequence[Any] = ()) -> None:
+        """Send any message."""
+        self.check()
+        self._io.send(Message(header, payload))

@@ -1,0 +1,309 @@
+"""The client's questions and orders to the controller: abort, signals, shutdown, status, purging."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from mpiparallel import error
+from mpiparallel.client import waiting
+from mpiparallel.client.asyncresult import AsyncResult
+from mpiparallel.client.connection import Connection
+from mpiparallel.client.tasks import History, Task, TaskMapping
+from mpiparallel.wire.messages import Ask, Signal, Stop
+
+if TYPE_CHECKING:
+    from mpiparallel.client.views import DirectView
+
+
+class ControlMixin:
+    """The part of `Client` that is not about engines and views."""
+
+    block: bool
+    cluster: Any
+    history: History
+    results: TaskMapping
+    outstanding: Any
+    _connection: Connection
+    _engine_ids: Any
+    direct_view: Any
+
+    # ------------------------------------------------------------ jobs
+
+    def wait(self, jobs: Any = None, timeout: float = -1) -> bool:
+        """Wait for `jobs`, by default all that are not done; return whether they are done.
+
+        Parameters
+        ----------
+        jobs
+            A msg_id, an index of the history, an AsyncResult or any Future, or a list of these.
+        timeout
+            Seconds; negative: as long as it takes.
+        """
+        return waiting.wait(self, jobs, timeout)  # type: ignore[arg-type]
+
+    def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> bool:
+        """Wait as `wait` does, with a progress bar."""
+        tasks = self._connection.outstanding() if jobs is None else self._tasks(jobs)
+        result = AsyncResult(self, tasks, "wait", owner=False)  # type: ignore[arg-type]
+        result.wait_interactive(interval, timeout)
+        return result.done()
+
+    def _tasks(self, jobs: Any) -> list[Task]:
+        return waiting.find_tasks(self, jobs)  # type: ignore[arg-type]
+
+    def get_result(
+        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+    ) -> Any:
+        """Return the AsyncResult of msg_ids or indices of the history; the last request's by default.
+
+        Raises
+        ------
+        KeyError
+            If a result is not known here, or nobody holds it any more.
+        """
+        jobs: Any = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        if isinstance(jobs, (int, slice)):
+            try:
+                jobs = self.history[jobs]
+            except IndexError:
+                raise IndexError(f"index {jobs}: the history holds {len(self.history)} tasks") from None
+        single = isinstance(jobs, str)
+        msg_ids: list[str] = []
+        for job in [jobs] if single or isinstance(jobs, AsyncResult) else jobs:
+            if isinstance(job, AsyncResult):
+                msg_ids.extend(job.msg_ids)
+            else:
+                msg_ids.append(self.history[job] if isinstance(job, int) else job)
+        tasks = []
+        for msg_id in msg_ids:
+            task = self._connection.tasks.get(msg_id)
+            if task is None:
+                raise KeyError(
+                    f"no task {msg_id!r} is known here: keep the AsyncResult of what you want to look up later"
+                )
+            tasks.append(task)
+        result = AsyncResult(self, tasks, "get_result", single=single, owner=owner)  # type: ignore[arg-type]
+        if self.block if block is None else block:
+            result.wait()
+        return result
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Take jobs out of their engines' queues where they have not begun.
+
+        Parameters
+        ----------
+        jobs
+            A msg_id, an AsyncResult, or a list of these; by default all that are not done.
+        targets
+            Only on these engines.
+        block
+            Wait until each of them has been aborted or has ended.
+
+        Raises
+        ------
+        TypeError
+            If a job is something else.
+        """
+        tasks = self._connection.outstanding() if jobs is None else self._tasks(_check_jobs(jobs))
+        if targets is not None:
+            chosen = set(self._engine_ids(targets))
+            tasks = [task for task in tasks if task.engine in chosen]
+        self._connection.abort(tasks)
+        if block:
+            self.wait([task.msg_id for task in tasks])
+
+    def clear(self, targets: Any = None, block: bool | None = None) -> AsyncResult | None:
+        """Empty the namespaces of these engines, by default of all."""
+        view = self.direct_view("all")
+        return self._clear(
+            view, "all" if targets is None else targets, bool(self.block if block is None else block)
+        )
+
+    def _clear(self, view: DirectView, targets: Any, block: bool) -> AsyncResult | None:
+        tasks = view._submit("clear", self._engine_ids(targets), block=block, track=False)
+        result = AsyncResult(self, tasks, "clear")  # type: ignore[arg-type]
+        if not block:
+            return result
+        result.get()
+        return None
+
+    # ------------------------------------------------------------ engines
+
+    def _answer(self, future: Future[Any], block: bool | None) -> Any:
+        return future.result() if (self.block if block is None else block) else future
+
+    def send_signal(self, sig: Any, targets: Any = None, block: bool | None = None) -> Any:
+        """Send a Unix signal, by name or number, to the processes of these engines, by default of all."""
+        number = _signal_number(sig)
+        engines = self._engine_ids(targets)
+        return self._answer(self._connection.ask(lambda query: Signal(engines, number, query)), block)
+
+    def shutdown(
+        self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
+    ) -> Any:
+        """End engines, and with `hub` the controller too.
+
+        Parameters
+        ----------
+        targets
+            Which engines.
+        restart
+            Start them again; this needs the `Cluster` that started them.
+        hub
+            End everything; the client is closed afterwards.
+        block
+            Wait until the controller has said that it is done.
+        """
+        if restart:
+            if self.cluster is None:
+                raise RuntimeError(
+                    "restart=True needs the Cluster object that started the engines, and this client has none: "
+                    "use Cluster.restart_engines, or start engines with: mpiparallel engines -n N"
+                )
+            return self.cluster.restart_engines_sync()
+        engines = self._engine_ids("all" if hub else targets, empty=hub)
+        future = self._connection.ask(lambda query: Stop(engines, controller=hub, query=query))
+        if not hub:
+            return self._answer(future, block)
+        try:
+            future.result(30)
+        except RuntimeError:
+            pass  # it left without an answer, which is what was asked for
+        self._connection.close()
+        return None
+
+    # ------------------------------------------------------------ questions
+
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]:
+        """Return for each engine how many tasks are queued and completed, or with `verbose` which."""
+        engines = self._engine_ids(targets)
+        answer = self._ask("queue_status", engines=engines, verbose=verbose)
+        status: dict[Any, Any] = {int(key): value for key, value in answer.items() if str(key).isdigit()}
+        status.update((key, value) for key, value in answer.items() if not str(key).isdigit())
+        return status[targets] if isinstance(targets, int) and targets in status else status
+
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
+        """Return which of these tasks are ``"pending"`` and which ``"completed"``.
+
+        With ``status_only=False`` the values of those completed, where they are still held here, stand there by msg_id.
+        """
+        tasks = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
+        wanted: list[str] = []
+        for job in tasks:
+            if isinstance(job, AsyncResult):
+                wanted.extend(job.msg_ids)
+            else:
+                wanted.append(self.history[job] if isinstance(job, int) else job)
+        known = [task for task in map(self._connection.tasks.get, wanted) if task is not None]
+        if len(known) == len(wanted):
+            answer: dict[str, Any] = {
+                "pending": [task.msg_id for task in known if not task.done],
+                "completed": [task.msg_id for task in known if task.done],
+            }
+        else:
+            answer = dict(self._ask("result_status", msg_ids=wanted))
+        if not status_only:
+            for msg_id in answer["completed"]:
+                if msg_id in self.results:
+                    answer[msg_id] = self.results[msg_id]
+        return answer
+
+    def _ask(self, what: Any, **question: Any) -> Any:
+        try:
+            return self._connection.ask(lambda query: Ask(query, what, **question)).result()
+        except error.RemoteError as problem:
+            if problem.ename == "KeyError":
+                raise KeyError(problem.evalue) from None
+            raise
+
+    # ------------------------------------------------------------ forgetting
+
+    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Forget results here; AsyncResults that are still held keep theirs.
+
+        Raises
+        ------
+        ValueError
+            If neither `jobs` nor `targets` is given.
+        RuntimeError
+            If one of them is not done.
+        """
+        tasks = self._to_purge(jobs, targets)
+        pending = [task.msg_id for task in tasks if not task.done]
+        if pending:
+            raise RuntimeError(f"Can't purge outstanding tasks: {pending}")
+        for task in tasks:
+            self._connection.tasks.pop(task.msg_id, None)
+
+    def _to_purge(self, jobs: Any, targets: Any) -> list[Task]:
+        held = [task for task in (ref() for ref in self._connection.tasks.valuerefs()) if task is not None]
+        if isinstance(jobs, str) and jobs == "all":
+            return held
+        if _is_nothing(jobs) and _is_nothing(targets):
+            raise ValueError("Must specify at least one of `targets` and `jobs`")
+        tasks = [] if _is_nothing(jobs) else self._tasks(jobs)
+        if not _is_nothing(targets):
+            engines = set(self._engine_ids(targets))
+            tasks += [task for task in held if task.engine in engines and task not in tasks]
+        return tasks
+
+    def purge_hub_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Make the controller forget results."""
+        if _is_nothing(jobs) and _is_nothing(targets):
+            raise ValueError("Must specify at least one of `targets` and `jobs`")
+        msg_ids: list[str] = []
+        if isinstance(jobs, str):
+            msg_ids = [jobs]
+        elif not _is_nothing(jobs):
+            for job in [jobs] if isinstance(jobs, (AsyncResult, int)) else jobs:
+                msg_ids.extend(job.msg_ids if isinstance(job, AsyncResult) else [self._msg_id(job)])
+        engines = [] if _is_nothing(targets) else self._engine_ids(targets)
+        self._ask("purge_results", msg_ids=msg_ids, engines=engines)
+
+    def _msg_id(self, job: Any) -> str:
+        return self.history[job] if isinstance(job, int) else job
+
+    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Forget results here and in the controller; ``"all"`` is allowed."""
+        self.purge_local_results(jobs, targets)
+        self.purge_hub_results(jobs, targets)
+
+    def purge_everything(self) -> None:
+        """Forget all results here and in the controller, and the history.
+
+        Raises
+        ------
+        RuntimeError
+            If something is not done.
+        """
+        self.purge_results("all")
+        self.history.clear()
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple, set)) and not value)
+
+
+def _check_jobs(jobs: Any) -> list[Any]:
+    listed = [jobs] if isinstance(jobs, (str, AsyncResult)) or not isinstance(jobs, Iterable) else list(jobs)
+    for job in listed:
+        if not isinstance(job, (str, AsyncResult)):
+            raise TypeError(f"a job is a msg_id or an AsyncResult, not {job!r}")
+    return listed
+
+
+def _signal_number(sig: Any) -> int:
+    """Return the number of a signal given by number or name."""
+    if isinstance(sig, str):
+        name = sig.upper() if sig.upper().startswith("SIG") else f"SIG{sig.upper()}"
+        try:
+            return int(signal.Signals[name])
+        except KeyError:
+            raise ValueError(f"no signal is called {sig!r}") from None
+    number = int(sig)
+    if not 0 <= number <= 64:
+        raise ValueError(f"no signal has the number {number}")
+    return number

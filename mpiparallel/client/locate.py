@@ -1,0 +1,115 @@
+"""Find the connection file that a new client is to use."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpiparallel import connection_file
+from mpiparallel.client.transport import is_running
+from mpiparallel.config import Config
+from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.error import ConnectionFileError
+
+REMEDY = "Start a cluster with: mpiparallel start -n 4"
+NAME = connection_file.NAMES["client"]
+
+
+def find(
+    source: Any,
+    config: Config,
+    timeout: float,
+    profile: str | None = None,
+    profile_dir: Any = None,
+    cluster_id: str | None = None,
+) -> ConnectionInfo:
+    """Return the connection info in `source` (a path or a dict), or that of a profile's cluster.
+
+    Raises
+    ------
+    ConnectionFileError
+        If there is no such file after `timeout` seconds, or its controller has ended.
+    ValueError
+        If `source` is an address.
+    """
+    if isinstance(source, Mapping):
+        info = connection_file.parse(json.dumps(dict(source)))
+        check(info, "the connection info")
+        return info
+    if source is not None:
+        if "://" in str(source):
+            raise ValueError(
+                f"{source!r} is an address: a client needs the connection file, which holds the keys as well "
+                f"({NAME} in the cluster's folder on the controller's host)"
+            )
+        path = Path(source).expanduser()
+        if path.is_dir():
+            path = path / NAME
+        return load(path, timeout)
+    return load(cluster_file(config, profile, profile_dir, cluster_id), timeout)
+
+
+def cluster_file(config: Config, profile: str | None, profile_dir: Any, cluster_id: str | None) -> Path:
+    """Return the connection file of a profile's cluster.
+
+    Without `cluster_id` it is the profile's main cluster if that runs, or else the one that was started last.
+    """
+    folder = config.cluster_dir(profile or "default", cluster_id or "")
+    if profile_dir is not None:
+        folder = Path(profile_dir).expanduser() / folder.name
+    if cluster_id is None and not _runs(folder / NAME):
+        others = [path for path in folder.parent.glob(f"cluster-*/{NAME}") if _runs(path)]
+        if others:
+            return max(others, key=lambda path: path.stat().st_mtime)
+    return folder / NAME
+
+
+def _runs(path: Path) -> bool:
+    try:
+        check(connection_file.read(path), str(path))
+    except ConnectionFileError:
+        return False
+    return True
+
+
+def load(path: Path, timeout: float) -> ConnectionInfo:
+    """Read `path`; wait up to `timeout` seconds for it to appear."""
+    if not path.exists():
+        print(f"Waiting for connection file: {path}", flush=True)
+        deadline = time.monotonic() + timeout
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise ConnectionFileError(
+                    f"Connection file {path} not found after {timeout:g} s: no cluster is running there. {REMEDY}"
+                )
+            time.sleep(0.05)
+    info = connection_file.read(path)
+    check(info, f"connection file {path}")
+    return info
+
+
+def check(info: ConnectionInfo, source: str) -> None:
+    """Raise ConnectionFileError if the controller is known to be gone; warn if it cannot be reached."""
+    if info.role != "client":
+        raise ConnectionFileError(f"{source} is for engines; a client needs the file {NAME} beside it")
+    if info.host == socket.gethostname():
+        if not is_running(info.pid):
+            raise ConnectionFileError(
+                f"{source} was left behind by a controller (process {info.pid}) that no longer runs. {REMEDY}"
+            )
+    elif info.addresses and all(_is_loopback(address) for address in info.addresses):
+        warnings.warn(
+            f"the controller on {info.host} listens on {', '.join(info.addresses)} only, which cannot be reached from "
+            f"{socket.gethostname()}: start it with --ip, or come through ssh -L",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    return any(f"//{local}" in address for local in ("127.", "localhost", "[::1]"))

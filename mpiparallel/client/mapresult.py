@@ -1,0 +1,75 @@
+"""The result of a map or a gather: one sequence made of the parts that engines return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mpiparallel.client import partition
+from mpiparallel.client.asyncresult import AsyncResult
+from mpiparallel.client.tasks import Task
+
+if TYPE_CHECKING:
+    from mpiparallel.client.client import Client
+
+
+class AsyncMapResult(AsyncResult):
+    """The result of a map or a gather: one sequence, whose items can be iterated over while they come.
+
+    Parameters
+    ----------
+    dist
+        How the sequence was cut.
+    ordered
+        False: iteration gives items as they arrive.
+    itemwise
+        Whether each part is a list of items, as in a map, or a part of whatever type, as in a gather.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        tasks: Sequence[Task],
+        fname: str = "map",
+        *,
+        dist: str = "b",
+        ordered: bool = True,
+        itemwise: bool = True,
+        **options: Any,
+    ) -> None:
+        self._dist = dist
+        self.ordered = ordered
+        self._itemwise = itemwise
+        super().__init__(client, tasks, fname, **options)
+
+    def _make_result(self) -> Any:
+        if not self._itemwise:
+            return partition.join(self._values(), self._dist)
+        parts = [
+            value if task.error() is None else [value] * size  # an error stands for all items of its part
+            for task, value, size in zip(self._tasks, self._values(), self._sizes, strict=True)
+        ]
+        return partition.join_items(parts, self._dist)
+
+    def _iterate(self) -> Iterator[Any]:
+        if not self.ordered:
+            return self._as_they_come()
+        if self._dist == "r" or self.done():
+            return iter(self.get())
+        return self._in_order()
+
+    def _in_order(self) -> Iterator[Any]:
+        for task in self._tasks:
+            yield from self._items(task)
+
+    def _as_they_come(self) -> Iterator[Any]:
+        waiting = list(self._tasks)
+        while waiting:
+            self._wait_until(lambda: any(task.done for task in waiting), None)
+            finished = [task for task in waiting if task.done]
+            waiting = [task for task in waiting if task not in finished]
+            for task in sorted(finished, key=lambda task: task.received or 0.0):
+                yield from self._items(task)
+
+    def _items(self, task: Task) -> Iterator[Any]:
+        return iter(partition.join_items([self._one(task)]))

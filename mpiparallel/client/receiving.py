@@ -1,0 +1,132 @@
+"""What the client does with each message that arrives; runs in the I/O thread."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from mpiparallel import error
+from mpiparallel.wire.messages import (
+    Answer,
+    Consumed,
+    EnginesChanged,
+    Goodbye,
+    Heartbeat,
+    Lacks,
+    Message,
+    Output,
+    Refused,
+    Result,
+    Supply,
+    Welcome,
+    msg_id,
+)
+
+if TYPE_CHECKING:
+    from mpiparallel.client.connection import Connection
+    from mpiparallel.client.iothread import IOThread
+
+DEPARTED = 10_000  # engines whose end is remembered
+
+
+def receive(connection: Connection, thread: IOThread, messages: list[Message]) -> str | None:
+    """Handle `messages`; return why the controller ended the connection, if it did."""
+    consumed: dict[int, int] = {}
+    reason = None
+    for header, payload in messages:
+        if isinstance(header, Result):
+            _result(connection, header, payload)
+        elif isinstance(header, Output):
+            _output(connection, header, payload)
+            consumed[header.engine] = consumed.get(header.engine, 0) + header.size
+        elif isinstance(header, EnginesChanged):
+            _engines_changed(connection, header)
+        elif isinstance(header, Answer):
+            _answer(connection.queries.pop(header.query, None), header)
+        elif isinstance(header, Lacks):
+            thread.send(
+                Message(Supply(header.engine, header.function), _function(connection, header.function))
+            )
+        elif isinstance(header, Heartbeat):
+            if header.echo:
+                thread.send(Message(Heartbeat()))
+        elif isinstance(header, Welcome):
+            _welcome(connection, thread, header)
+        elif isinstance(header, Refused):
+            reason = _refused(connection, thread, header) or reason
+        elif isinstance(header, Goodbye):
+            why = f": {header.reason}" if header.reason else ""
+            reason = f"The controller is gone{why}. Connections have been closed."
+    for engine, size in consumed.items():
+        if size:
+            thread.send(Message(Consumed(engine, size)))
+    return reason
+
+
+def _result(connection: Connection, header: Result, payload: Any) -> None:
+    tasks = connection.pending.get(header.request)
+    task = tasks.pop(header.engine, None) if tasks is not None else None
+    if not tasks:
+        connection.pending.pop(header.request, None)
+    if task is not None:
+        task.finish(header.status, payload, header.failure, header.started, header.completed, time.time())
+
+
+def _output(connection: Connection, header: Output, payload: Any) -> None:
+    task = connection.tasks.get(msg_id(header.request, header.engine))
+    if task is not None:
+        task.receive_output(header.kind, header.text, payload)
+
+
+def _engines_changed(connection: Connection, header: EnginesChanged) -> None:
+    engines = {**connection.engines, **{engine.id: engine for engine in header.added}}
+    for engine in header.removed:
+        engines.pop(engine, None)
+        connection.departed[engine] = header.reason
+    while len(connection.departed) > DEPARTED:
+        del connection.departed[next(iter(connection.departed))]
+    with connection.changed:
+        connection.engines = dict(sorted(engines.items()))
+        connection.changed.notify_all()
+
+
+def _answer(future: Future[Any] | None, header: Answer) -> None:
+    if future is None:
+        return
+    if header.failure is None:
+        future.set_result(header.value)
+    else:
+        failure = header.failure
+        future.set_exception(error.RemoteError(failure.ename, failure.evalue, failure.traceback))
+
+
+def _function(connection: Connection, digest: bytes) -> Any:
+    """Return the frames of a function which an engine lacks; none if no pending request has it."""
+    for tasks in list(connection.pending.values()):
+        for task in list(tasks.values()):
+            if task.request.function == digest:
+                return task.request.frames
+    return ()
+
+
+def _welcome(connection: Connection, thread: IOThread, header: Welcome) -> None:
+    connection.cluster_id = header.cluster_id
+    connection.engines = {
+        engine.id: engine for engine in sorted(header.engines, key=lambda engine: engine.id)
+    }
+    thread.heartbeat = min(thread.heartbeat, header.heartbeat)
+    if not thread.welcomed.done():
+        thread.welcomed.set_result(None)
+
+
+def _refused(connection: Connection, thread: IOThread, header: Refused) -> str | None:
+    """Fail the request that was refused; without one, the whole client was."""
+    tasks = connection.pending.pop(header.request, None) if header.request else None
+    if header.request:
+        for task in (tasks or {}).values():
+            task.finish("error", failure=error.ConnectionRefused(header.reason), received=time.time())
+        return None
+    if not thread.welcomed.done():
+        thread.welcomed.set_exception(error.ConnectionRefused(header.reason))
+    return f"The controller refused this client: {header.reason}"

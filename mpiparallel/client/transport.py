@@ -1,0 +1,120 @@
+"""Opens the client's socket: the private one on the controller's host, else one TCP connection with CurveZMQ.
+
+Called by `connection`, whose I/O thread owns the socket from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from mpiparallel.connection_file import ConnectionInfo
+
+SEND_MARK = 100  # batches that wait in the socket; one batch holds many messages
+
+
+@dataclass
+class Transport:
+    """A connected socket, where it leads, and what ZeroMQ says of its handshake."""
+
+    context: zmq.Context[Any]
+    socket: zmq.Socket[Any]
+    monitor: zmq.Socket[Any]
+    address: str
+
+    def handshake_problem(self) -> str | None:
+        """Return what has gone wrong with the encrypted handshake, if something has."""
+        problem = None
+        while self.monitor.poll(0):
+            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                problem = "the controller does not accept the key in this connection file"
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+                problem = (
+                    "the encrypted handshake failed: the connection file is of another run of the controller"
+                )
+        return problem
+
+    def stop_monitoring(self) -> None:
+        """Close the monitor, once the handshake is over."""
+        if not self.monitor.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+
+    def close(self, linger: float) -> None:
+        """Close everything; what is not sent within `linger` seconds is dropped."""
+        self.stop_monitoring()
+        self.socket.close(linger=int(linger * 1000))
+        self.context.term()
+
+
+def open_transport(info: ConnectionInfo, timeout: float) -> Transport:
+    """Return a socket on its way to the controller.
+
+    Raises
+    ------
+    TimeoutError, ConnectionError
+        If no address of the controller can be reached; the message names them all.
+    """
+    address = info.local if info.is_local else reachable(info, timeout)
+    context: zmq.Context[Any] = zmq.Context()
+    dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
+    dealer.sndhwm = SEND_MARK
+    if address != info.local:
+        dealer.curve_serverkey = info.server_key.encode()
+        dealer.curve_publickey = info.public_key.encode()
+        dealer.curve_secretkey = info.secret_key.encode()
+        dealer.ipv6 = "[" in address
+        dealer.tcp_keepalive = 1
+    monitor = dealer.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    )
+    dealer.connect(address)
+    return Transport(context, dealer, monitor, address)
+
+
+def reachable(info: ConnectionInfo, timeout: float) -> str:
+    """Return the first of the controller's TCP addresses that accepts a connection within `timeout` seconds.
+
+    ZeroMQ itself would try for ever without a word.
+    """
+    deadline = time.monotonic() + timeout
+    problems = []
+    for position, address in enumerate(info.addresses):
+        share = max(0.1, (deadline - time.monotonic()) / (len(info.addresses) - position))
+        place = urlsplit(address)
+        try:
+            socket.create_connection((place.hostname, place.port or 0), timeout=share).close()
+        except OSError as error:
+            problems.append(f"{address}: {error.strerror or error}")
+        else:
+            return address
+    message = (
+        f"no controller answers on {info.host} (tried from {socket.gethostname()}: {'; '.join(problems) or 'no address'}). "
+        "If it runs on another network, start it with an address that can be reached from here (--ip)."
+    )
+    raise TimeoutError(message)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process on this host exists and is not a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,291 @@
+"""A controller with engines inside the test process: the test double for clients.
+
+One thread answers on a private socket. Each engine is a namespace and a queue; requests run one after another, except that those
+which are *held* wait until the test releases them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import zmq
+
+from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.wire import frames, objects
+from mpiparallel.wire.messages import (
+    Abort,
+    Answer,
+    Ask,
+    Consumed,
+    EngineInfo,
+    EnginesChanged,
+    Failure,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Lacks,
+    Message,
+    Output,
+    Refused,
+    Result,
+    Signal,
+    Stop,
+    Submit,
+    Supply,
+    Welcome,
+)
+from mpiparallel.wire.references import resolve
+
+
+class FakeEngine:
+    """A namespace, and the functions it has been sent."""
+
+    def __init__(self, number: int) -> None:
+        self.info = EngineInfo(number, "world", number, 4, "here", os.getpid())
+        self.functions: dict = {}
+        self.waiting: dict[bytes, tuple] = {}  # tasks that lack a function
+        self.count = 0
+        self.clear()
+
+    def clear(self) -> None:
+        self.names = {"engine_id": self.info.id, "__name__": "__main__"}
+
+
+class FakeController:
+    """Answers clients as the real one does; `engines` of them to begin with."""
+
+    def __init__(self, directory: Path, engines: int = 4) -> None:
+        self.engines = {number: FakeEngine(number) for number in range(engines)}
+        self.address = f"ipc://{directory}/fake.sock"
+        self.info = ConnectionInfo(
+            cluster_id="fake", role="client", version="0", host=socket.gethostname(), pid=os.getpid(),
+            addresses=[], local=self.address, server_key="", public_key="", secret_key="",
+        )  # fmt: skip
+        self.clients: dict[str, bytes] = {}
+        self.received: list = []  # headers, in order of arrival
+        self.signals: list = []
+        self.consumed: dict[int, int] = {}
+        self.refuse: str | None = None
+        self.silent = False
+        self.paused = threading.Event()  # set: requests stay in the queue
+        self.queue: list = []  # (identity, header, payload, engine)
+        self.commands: list = []
+        self.batches = 0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind(self.address)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    # ---------------------------------------------------------------- for tests
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def call(self, function, *args) -> None:
+        """Call in the controller's thread, and wait for it."""
+        done = threading.Event()
+        self.commands.append((function, args, done))
+        assert done.wait(10)
+
+    def tell_all(self, header, payload=()) -> None:
+        for identity in self.clients.values():
+            self._send(identity, header, payload)
+
+    def add_engine(self, number: int) -> None:
+        self.engines[number] = FakeEngine(number)
+        self.tell_all(EnginesChanged(added=[self.engines[number].info]))
+
+    def remove_engine(self, number: int, reason: str = "it was killed") -> None:
+        del self.engines[number]
+        for identity, header, _, engine in [item for item in self.queue if item[3] == number]:
+            self._fail(identity, header, engine, reason)
+        self.queue = [item for item in self.queue if item[3] != number]
+        self.tell_all(EnginesChanged(removed=[number], reason=reason))
+
+    def headers(self, kind: type) -> list:
+        return [header for header in self.received if isinstance(header, kind)]
+
+    # ---------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            while self.commands:
+                function, args, done = self.commands.pop(0)
+                function(*args)
+                done.set()
+            while self.queue and not self.paused.is_set():
+                self._work(*self.queue.pop(0))
+            if self._socket.poll(5):
+                identity, *parts = self._socket.recv_multipart(copy=False)
+                self.batches += 1
+                for header, payload in frames.unpack(parts):
+                    self.received.append(header)
+                    self._handle(bytes(identity), header, payload)
+        self._socket.close(linger=100)
+        self._context.term()
+
+    def _send(self, identity: bytes, header, payload=()) -> None:
+        self._socket.send_multipart([identity, *frames.pack([Message(header, payload)])], copy=False)
+
+    def _handle(self, identity: bytes, header, payload) -> None:
+        if self.silent:
+            return
+        if isinstance(header, Hello):
+            if self.refuse:
+                self._send(identity, Refused(self.refuse))
+                return
+            self.clients[header.name] = identity
+            self._send(identity, Welcome("0", "fake", [engine.info for engine in self.engines.values()], 5.0))
+        elif isinstance(header, Submit):
+            for engine, own in zip(header.engines, self._parts(header, payload), strict=True):
+                self.queue.append((identity, header, [*payload[: header.common], *own], engine))
+        elif isinstance(header, Supply):
+            engine = self.engines[header.engine]
+            engine.functions[header.function] = payload
+            self.queue[:0] = engine.waiting.pop(header.function)
+        elif isinstance(header, Abort):
+            for item in [item for item in self.queue if item[1].request == header.request]:
+                if item[3] in header.engines:
+                    self.queue.remove(item)
+                    self._send(identity, Result(header.request, item[3], "aborted"))
+        elif isinstance(header, Consumed):
+            self.consumed[header.engine] = self.consumed.get(header.engine, 0) + header.size
+        elif isinstance(header, Heartbeat):
+            if header.echo:
+                self._send(identity, Heartbeat())
+        elif isinstance(header, Goodbye):
+            self.clients = {name: other for name, other in self.clients.items() if other != identity}
+        else:
+            self._answer(identity, header)
+
+    def _parts(self, header: Submit, payload) -> list:
+        if not header.parts:
+            return [[] for _ in header.engines]
+        rest = iter(payload[header.common :])
+        return [[next(rest) for _ in range(count)] for count in header.parts]
+
+    def _answer(self, identity: bytes, header) -> None:
+        value, failure = None, None
+        if isinstance(header, Signal):
+            self.signals.append((header.engines, header.signum))
+        elif isinstance(header, Stop):
+            for engine in header.engines:
+                self.remove_engine(engine, "it was stopped")
+        elif isinstance(header, Ask) and header.what == "queue_status":
+            value = {
+                str(number): {"queue": sum(item[3] == number for item in self.queue), "completed": 0, "tasks": 0}
+                for number in header.engines
+            }
+            value["unassigned"] = 0
+        elif isinstance(header, Ask) and header.what == "result_status":
+            failure = Failure("KeyError", f"no task {header.msg_ids[0]}")
+        self._send(identity, Answer(header.query, value, failure))
+        if isinstance(header, Stop) and header.controller:
+            self.tell_all(Goodbye("it was shut down"))
+
+    # ---------------------------------------------------------------- engines
+
+    def _fail(self, identity, header, number, reason) -> None:
+        task = f"{header.request}_{number}"
+        failure = Failure("EngineError", f"Engine {number} died while running task {task}: {reason}")
+        self._send(identity, Result(header.request, number, "error", failure=failure))
+
+    def _work(self, identity, header: Submit, payload, number: int) -> None:
+        engine = self.engines.get(number)
+        if engine is None:
+            self._fail(identity, header, number, "it does not exist")
+            return
+        function, rest = payload[: header.function_frames], payload[header.function_frames :]
+        if function:
+            engine.functions[header.function] = function
+        elif header.function and header.function not in engine.functions:
+            item = (identity, header, payload, number)
+            engine.waiting.setdefault(header.function, []).append(item)
+            self._send(identity, Lacks(header.client, number, header.function))
+            return
+        started = time.time()
+
+        def output(kind: str, text: str = "", content=None) -> None:
+            payload = objects.dumps(content) if content is not None else ()
+            out = Output(header.request, header.client, number, kind, text, len(text) or 10)
+            self._send(identity, out, payload)
+
+        engine.names["_output"] = output
+        printed = io.StringIO()
+        failure, value = None, None
+        try:
+            with contextlib.redirect_stdout(printed):
+                value = self._do(engine, header, objects.copied(rest), output)
+            payload = objects.dumps(value) if value is not None else ()
+        except Exception as error:
+            failure = Failure(type(error).__name__, str(error), traceback.format_exc())
+            payload = ()
+        if printed.getvalue():
+            output("stdout", printed.getvalue())
+        if failure is not None and header.verb == "execute":
+            for item in [item for item in self.queue if item[0] == identity and item[3] == number]:
+                self.queue.remove(item)
+                self._send(identity, Result(item[1].request, number, "aborted"))
+        status = "ok" if failure is None else "error"
+        self._send(
+            identity, Result(header.request, number, status, started, time.time(), failure, engine.count), payload
+        )
+
+    def _do(self, engine: FakeEngine, header: Submit, rest, output):
+        names, verb = engine.names, header.verb
+        content = objects.loads(rest) if rest else None
+        function = None
+        if header.function:
+            space = objects.MainNamespace(names)
+            function = resolve(objects.loads(engine.functions[header.function], space), names)
+        if verb == "apply":
+            args, kwargs = content
+            return function(
+                *[resolve(arg, names) for arg in args],
+                **{key: resolve(value, names) for key, value in kwargs.items()},
+            )
+        if verb == "map":
+            return list(map(function, *[resolve(chunk, names) for chunk in content]))
+        if verb == "execute":
+            return self._execute(engine, content, output)
+        if verb == "push":
+            for key, value in content.items():
+                names["_pushed"] = value
+                exec(f"{key} = _pushed", names)
+        elif verb == "pull":
+            return eval(content, names) if isinstance(content, str) else [eval(name, names) for name in content]
+        elif verb == "scatter":
+            names["_pushed"] = content
+            exec(f"{header.options['key']} = _pushed", names)
+        elif verb == "gather":
+            return eval(content, names)
+        elif verb == "clear":
+            engine.clear()
+        return None
+
+    def _execute(self, engine: FakeEngine, code: str, output) -> dict:
+        engine.count += 1
+        output("execute_input", code)
+        *lines, last = code.rstrip().splitlines()
+        try:
+            expression = compile(last, "<cell>", "eval")
+        except SyntaxError:
+            exec(code, engine.names)
+        else:
+            exec("\n".join(lines), engine.names)
+            value = eval(expression, engine.names)
+            if value is not None:
+                content = {"data": {"text/plain": repr(value)}, "metadata": {}, "execution_count": engine.count}
+                output("execute_result", content=content)
+        return {"execution_count": engine.count}
