@@ -1,0 +1,145 @@
+"""Start a controller: ``python -m mpiparallel.controller``, or ``mpiparallel controller``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from mpiparallel.config import Config
+from mpiparallel.controller.places import AlreadyRunning, UnsuitableDirectory, claim
+from mpiparallel.controller.server import Server
+from mpiparallel.error import LaunchError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_ALREADY_RUNNING = 10
+
+log = logging.getLogger("mpiparallel.controller")
+
+_EXAMPLES = """\
+examples:
+  # the controller of the default cluster, for engines and clients on this host
+  mpiparallel controller
+
+  # one that engines and clients on other hosts can reach too, on a port that a firewall lets through
+  mpiparallel controller --ip '*' --port 5432
+
+  # with its files in a folder of your choice
+  mpiparallel controller --directory ~/run1
+
+exit codes: 0 stopped as asked, 1 could not start, 2 wrong usage, 10 a controller runs there already
+"""
+
+
+def make_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="mpiparallel controller",
+        description="Run a controller: the process that clients and engines connect to.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--directory", type=Path, help="where the files go (default: by profile and id)")
+    parser.add_argument("--profile", default="default", help="whose folder to use (default: %(default)s)")
+    parser.add_argument("--cluster-id", default="", help="tells clusters of one profile apart")
+    parser.add_argument(
+        "--ip", default="127.0.0.1", help="address to listen on, * for all (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on (default: any free one)")
+    parser.add_argument(
+        "--lifeline", type=int, metavar="FD", help="end when this file descriptor does: its holder is gone"
+    )
+    parser.add_argument(
+        "--remove-directory", action="store_true", help="remove the whole directory in the end, logs too"
+    )
+    parser.add_argument(
+        "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="least level of what is logged to stderr (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 1 << 16:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text}")
+    return port
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a controller until it is told to stop; return the exit code."""
+    arguments = make_argument_parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = Config.from_environment()
+        directory = arguments.directory or config.cluster_dir(arguments.profile, arguments.cluster_id)
+    except ValueError as error:
+        log.error("%s", error)
+        return EXIT_USAGE
+    try:
+        return _run(directory.absolute(), config, arguments)
+    except AlreadyRunning as error:
+        log.error("%s", error)
+        return EXIT_ALREADY_RUNNING
+    except (LaunchError, OSError) as error:
+        log.error("%s", error)
+        return EXIT_USAGE if isinstance(error, UnsuitableDirectory) else EXIT_FAILED
+
+
+def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
+    ip = arguments.ip.strip("[]")
+    if ip not in ("*", "") and not ip[0].isdigit() and ":" not in ip:
+        ip = socket.gethostbyname(ip)
+    claim(directory, remove=arguments.remove_directory)
+    server = Server(
+        directory,
+        config,
+        cluster_id=arguments.cluster_id,
+        ip=ip or "127.0.0.1",
+        port=arguments.port,
+        lifeline=arguments.lifeline,
+        remove_directory=arguments.remove_directory,
+    )
+    with server, _Signals(server) as wakeup:
+        server.run(wakeup)
+    return EXIT_OK
+
+
+class _Signals:
+    """While entered, signals ask `server` to stop, and the loop wakes up for them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __enter__(self) -> int:
+        self._ours, theirs = socket.socketpair()
+        self._theirs = theirs
+        self._ours.setblocking(False)
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # Who started us under nohup, or in the background, wants these to be ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        return self._ours.fileno()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._server.stop(f"signal {signal.Signals(number).name}")
+
+    def __exit__(self, *exc: object) -> None:
+        signal.set_wakeup_fd(-1)
+        self._ours.close()
+        self._theirs.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The lives of tasks, engines and worlds as the hub sees them: one table each.
+
+The hub calls `advance` with every event; a pair of state and event that is not in the table is a bug of the
+hub's, and the error names both.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeVar
+
+from mpiparallel.error import IPythonError
+
+
+class TaskState(Enum):
+    """A task is one request on one engine."""
+
+    NEW = "new"
+    OPEN = "open"  # sent to its world, not answered yet
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+    LOST = "lost"  # its engine left before it had answered, or was never there
+
+
+class TaskEvent(Enum):
+    SENT = "sent"
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+    ENGINE_GONE = "engine gone"
+
+
+class EngineState(Enum):
+    NEW = "new"
+    UP = "up"
+    STOPPED = "stopped"  # asked to leave: it gets no more work and what it still says is not heard
+    LOST = "lost"  # its world went
+
+
+class EngineEvent(Enum):
+    REGISTERED = "registered"
+    RECONNECTED = "reconnected"
+    STOPPED = "stopped"
+    WORLD_GONE = "world gone"
+
+
+class WorldState(Enum):
+    NEW = "new"
+    UP = "up"
+    STOPPING = "stopping"  # all its engines were stopped; its goodbye is to come
+    GONE = "gone"
+
+
+class WorldEvent(Enum):
+    REGISTERED = "registered"
+    RECONNECTED = "reconnected"
+    LAST_ENGINE_STOPPED = "last engine stopped"
+    LEFT = "left"
+    LOST = "lost"
+
+
+TASK = {
+    (TaskState.NEW, TaskEvent.SENT): TaskState.OPEN,
+    (TaskState.NEW, TaskEvent.ENGINE_GONE): TaskState.LOST,
+    (TaskState.OPEN, TaskEvent.OK): TaskState.OK,
+    (TaskState.OPEN, TaskEvent.ERROR): TaskState.ERROR,
+    (TaskState.OPEN, TaskEvent.ABORTED): TaskState.ABORTED,
+    (TaskState.OPEN, TaskEvent.ENGINE_GONE): TaskState.LOST,
+}
+
+ENGINE = {
+    (EngineState.NEW, EngineEvent.REGISTERED): EngineState.UP,
+    (EngineState.UP, EngineEvent.RECONNECTED): EngineState.UP,
+    (EngineState.UP, EngineEvent.STOPPED): EngineState.STOPPED,
+    (EngineState.UP, EngineEvent.WORLD_GONE): EngineState.LOST,
+}
+
+WORLD = {
+    (WorldState.NEW, WorldEvent.REGISTERED): WorldState.UP,
+    (WorldState.UP, WorldEvent.RECONNECTED): WorldState.UP,
+    (WorldState.UP, WorldEvent.LAST_ENGINE_STOPPED): WorldState.STOPPING,
+    (WorldState.UP, WorldEvent.LEFT): WorldState.GONE,
+    (WorldState.UP, WorldEvent.LOST): WorldState.GONE,
+    (WorldState.STOPPING, WorldEvent.RECONNECTED): WorldState.STOPPING,
+    (WorldState.STOPPING, WorldEvent.LEFT): WorldState.GONE,
+    (WorldState.STOPPING, WorldEvent.LOST): WorldState.GONE,
+}
+
+State = TypeVar("State", bound=Enum)
+Event = TypeVar("Event", bound=Enum)
+
+
+class TransitionError(IPythonError):
+    """An event that the table does not allow in this state."""
+
+
+def advance(table: dict[tuple[State, Event], State], state: State, event: Event) -> State:
+    """Return the state that follows.
+
+    Raises
+    ------
+    TransitionError
+        If the table holds no such pair.
+    """
+    try:
+        return table[state, event]
+    except KeyError:
+        raise TransitionError(
+            f"{type(state).__name__} {state.name}: no transition for {type(event).__name__} {event.name}"
+        ) from None

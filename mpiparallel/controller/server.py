@@ -1,0 +1,399 @@
+"""The controller's only sockets, and the one thread and loop that own them.
+
+`__main__` makes a `Server` and calls `run`. What flows where::
+
+    tcp ROUTER  (CURVE, one port) ──┐                         ┌── control lane first, batched per peer
+    ipc ROUTER  (private socket)  ──┼─► unpack ─► hub ─► Outgoing ─► the peer's own ROUTER
+    pids, clock (lost, tick)      ──┘
+    ZAP REP     ◄── ZeroMQ asks whose key this is; answered here
+    lifeline fd, signals          ──► shut down
+
+Whatever a peer sends, the others are served: bad bytes and bad messages are answered by Refused, counted, and
+logged once for each peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zmq
+
+from mpiparallel import __version__
+from mpiparallel.config import Config
+from mpiparallel.connection_file import ConnectionInfo, Role
+from mpiparallel.controller import places
+from mpiparallel.controller.hub import Hub
+from mpiparallel.controller.keys import ZAP_ADDRESS, Keys
+from mpiparallel.controller.liveness import Liveness
+from mpiparallel.controller.outgoing import Outgoing, Sent
+from mpiparallel.controller.state import Peer, Send, World
+from mpiparallel.error import LaunchError, WireError
+from mpiparallel.wire.frames import unpack
+from mpiparallel.wire.messages import Hello, HelloWorld, Message, Refused, Submit
+
+log = logging.getLogger(__name__)
+
+HIGH_WATER = 64  # batches in a socket's queue for one peer; the rest waits in Outgoing, where it is counted
+DRAIN = 64  # batches taken from a socket in one round
+DRAIN_BYTES = 4 << 20
+CHECK_EVERY = 0.5  # seconds between looks at the clock and at processes
+STOP_PATIENCE = 5.0  # seconds that worlds have to say goodbye
+FLUSH_PATIENCE = 1.0  # seconds that the last messages have to leave
+MAX_NOTED = 10_000  # peers remembered for having been complained about
+
+
+class Route(NamedTuple):
+    """One connection: the socket, what its key allows, and ROUTER's name for it."""
+
+    local: bool
+    role: Role | None
+    identity: bytes
+
+
+class Server:
+    """One controller.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the connection files go.
+    lifeline : int, optional
+        A file descriptor at whose end the controller ends.
+    remove_directory : bool
+        Whether to remove `directory` in the end.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        *,
+        cluster_id: str = "",
+        ip: str = "127.0.0.1",
+        port: int = 0,
+        lifeline: int | None = None,
+        remove_directory: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self.lifeline = lifeline
+        self.remove_directory = remove_directory
+        self.keys = Keys.new()
+        self.host = socket.gethostname()
+        about = {"host": self.host, "pid": os.getpid(), "started": time.time(), "version": __version__}
+        self.hub = Hub(cluster_id, about, config.heartbeat, config.lost_after)
+        self.outgoing = Outgoing(self._send)
+        self.liveness = Liveness()
+        self.hurry = False  # a second signal: wait for nobody
+        self._noted: set[object] = set()
+        self._check_at = 0.0
+        self._stop_at: float | None = None
+        self._ask_to_stop = ""
+        self.context = zmq.Context()
+        self.socket_dir = places.make_socket_dir()
+        try:
+            self._bind(ip, port)
+        except BaseException:
+            self._close_sockets()
+            raise
+
+    # ------------------------------------------------------------ the start and the end
+
+    def _bind(self, ip: str, port: int) -> None:
+        # The socket for keys must be there before the first connection is.
+        self.zap = self.context.socket(zmq.REP)
+        self.zap.bind(ZAP_ADDRESS)
+        self.local = self._router()
+        self.local_address = f"ipc://{self.socket_dir}/s"
+        self.local.bind(self.local_address)
+        self.tcp = self._router()
+        self.tcp.curve_server = True
+        self.tcp.curve_secretkey = self.keys.server.secret.encode()
+        self.tcp.zap_domain = b"mpiparallel"
+        self.tcp.tcp_keepalive = 1
+        self.tcp.tcp_keepalive_idle = 60
+        self.tcp.ipv6 = ":" in ip
+        address = "*" if ip in places.ANY else f"[{ip}]" if ":" in ip else ip
+        try:
+            self.tcp.bind(f"tcp://{address}:{port or '*'}")
+        except zmq.ZMQError as error:
+            raise LaunchError(f"cannot listen on {ip}, port {port or 'any'}: {error}") from error
+        endpoint: bytes = self.tcp.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        self.port = int(endpoint.rpartition(b":")[2].rstrip(b"\0"))
+        self.addresses = places.tcp_addresses(ip, self.port)
+
+    def _router(self) -> zmq.Socket[bytes]:
+        router = self.context.socket(zmq.ROUTER)
+        router.router_mandatory = 1
+        router.sndhwm = router.rcvhwm = HIGH_WATER
+        router.maxmsgsize = self.config.max_frame
+        router.linger = 0
+        return router
+
+    def connection_info(self, role: Role) -> ConnectionInfo:
+        pair = self.keys.client if role == "client" else self.keys.engine
+        return ConnectionInfo(
+            cluster_id=self.hub.state.cluster_id,
+            role=role,
+            version=__version__,
+            host=self.host,
+            pid=os.getpid(),
+            addresses=self.addresses,
+            local=self.local_address,
+            server_key=self.keys.server.public,
+            public_key=pair.public,
+            secret_key=pair.secret,
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """Close the sockets and remove the files; after an error the directory stays, with the log in it."""
+        self._close_sockets()
+        everything = self.remove_directory and kind is None
+        places.remove_files(self.directory, self.keys.server.public, all_of_it=everything)
+
+    def _close_sockets(self) -> None:
+        self.context.destroy(linger=int(FLUSH_PATIENCE * 1000))
+        places.remove(self.socket_dir)
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end (from a signal handler, or the loop itself); asking again makes it hurry."""
+        if self._ask_to_stop:
+            self.hurry = True
+        self._ask_to_stop = self._ask_to_stop or reason
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self, wakeup: int | None = None) -> None:
+        """Serve until somebody asks to stop. `wakeup` is a file descriptor that signals make readable."""
+        places.write_files(self.directory, [self.connection_info("client"), self.connection_info("engine")])
+        log.info("controller %s serves %s", self.hub.state.cluster_id or "(no id)", ", ".join(self.addresses))
+        poller = zmq.Poller()
+        for source in (self.zap, self.local, self.tcp, wakeup, self.lifeline):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
+        reading = True
+        while True:
+            ready = dict(poller.poll(self._timeout()))
+            now = time.monotonic()
+            self._serve(ready, wakeup, poller, now)
+            self._flush(now)
+            if self._is_over(now):
+                return
+            room = self.outgoing.nbytes <= self.config.max_backlog
+            if room is not reading:
+                reading = room
+                for router in (self.local, self.tcp):
+                    poller.modify(router, zmq.POLLIN if reading else 0)
+                log.warning(
+                    "reading again" if reading else "not reading: too much waits for peers that do not"
+                )
+
+    def _timeout(self) -> int:
+        if self.outgoing.stalled:
+            return 1  # ROUTER does not say when one peer can take more
+        return max(0, int((self._check_at - time.monotonic()) * 1000) + 1)
+
+    def _serve(self, ready: dict[Any, int], wakeup: int | None, poller: zmq.Poller, now: float) -> None:
+        if self.zap in ready:
+            self._authenticate()
+        if self.local in ready:
+            self._read(self.local, now)
+        if self.tcp in ready:
+            self._read(self.tcp, now)
+        if wakeup is not None and wakeup in ready:
+            os.read(wakeup, 512)  # the handlers have run already
+        if self.lifeline is not None and self.lifeline in ready:
+            self._read_lifeline(ready[self.lifeline], poller)
+        if now >= self._check_at:
+            self._check(now)
+        if self._ask_to_stop and not self.hub.stopping:
+            self._put(self.hub.shut_down(self._ask_to_stop, now))
+
+    def _read_lifeline(self, event: int, poller: zmq.Poller) -> None:
+        assert self.lifeline is not None
+        if event & zmq.POLLIN and os.read(self.lifeline, 512):
+            return
+        poller.unregister(self.lifeline)
+        self.lifeline = None
+        self.stop("whoever started the controller is gone")
+
+    def _authenticate(self) -> None:
+        while True:
+            try:
+                question = self.zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            reply, refused = self.keys.answer(question)
+            self.zap.send_multipart(reply)
+            if refused:
+                self.hub.state.counters["connections with a wrong key"] += 1
+                self._note(("key", refused), "a connection from %s with a key of another controller", refused)
+
+    def _read(self, router: zmq.Socket[bytes], now: float) -> None:
+        room = DRAIN_BYTES
+        for _ in range(DRAIN):
+            try:
+                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._receive(router is self.local, frames, now)
+            room -= sum(map(len, frames))
+            if room < 0:
+                return
+
+    def _receive(self, local: bool, frames: list[zmq.Frame], now: float) -> None:
+        role: Any = None if local else frames[0].get("User-Id")
+        sender = Route(local, role, frames[0].bytes)
+        try:
+            messages = unpack(frames[1:])
+        except WireError as error:
+            self.hub.state.counters["malformed messages"] += 1
+            self._note(sender, "malformed message from %s: %s", sender, error)
+            self.outgoing.put(sender, Message(Refused(str(error))))
+            return
+        for message in messages:
+            self._hand_over(sender, message, now)
+
+    def _hand_over(self, sender: Route, message: Message, now: float) -> None:
+        header = message.header
+        try:
+            self._put(self.hub.receive(sender, message, now, sender.role))
+            if type(header) is Hello or type(header) is HelloWorld:
+                self._watch(sender)
+        except Exception as error:
+            # A bug of ours that one message brings out must not end the work of everybody else. The sender is
+            # told, so that it does not wait; the traceback is in the log.
+            log.exception("%s from %s", type(header).__name__, sender)
+            self.hub.state.counters["internal errors"] += 1
+            request = header.request if type(header) is Submit else ""
+            reason = f"internal error of the controller at {type(header).__name__}: {error!r}"
+            self.outgoing.put(sender, Message(Refused(reason, request)))
+
+    def _put(self, sends: list[Send]) -> None:
+        put = self.outgoing.put
+        for peer, message in sends:
+            put(peer, message)
+
+    def _note(self, key: object, text: str, *arguments: object) -> None:
+        """Log a complaint, once for each key."""
+        if key not in self._noted:
+            if len(self._noted) >= MAX_NOTED:
+                self._noted.clear()
+            self._noted.add(key)
+            log.warning(text, *arguments)
+
+    # ------------------------------------------------------------ sending
+
+    def _send(self, peer: Peer, frames: list[Any]) -> Sent:
+        assert isinstance(peer, Route)
+        router = self.local if peer.local else self.tcp
+        try:
+            router.send_multipart([peer.identity, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            # Nothing is kept for those who are not, or no longer, taken in.
+            return Sent.FULL if peer in self.hub.state.peers else Sent.GONE
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        return Sent.DONE
+
+    def _flush(self, now: float) -> None:
+        while True:
+            gone = self.outgoing.flush(now)
+            if not gone:
+                return
+            for peer in gone:
+                self._lose(peer, "its connection to the controller is closed", now)
+
+    # ------------------------------------------------------------ who is still there
+
+    def _check(self, now: float) -> None:
+        self._check_at = now + CHECK_EVERY
+        if self.outgoing.nbytes <= self.config.max_backlog:  # else nobody is heard, and silence says nothing
+            self._put(self.hub.tick(now))
+        for peer in self.outgoing.stuck(now, self.config.max_backlog):
+            self._lose(peer, "it did not read for long and held up much data", now)
+        for peer in self.liveness.peers():
+            self._check_processes(peer, now)
+
+    def _check_processes(self, peer: Peer, now: float) -> None:
+        known = self.hub.state.peers.get(peer)
+        if known is None:
+            self.liveness.forget(peer)
+            return
+        for dead in self.liveness.dead(peer):
+            pid = dead.process.pid
+            if dead.engine is None:
+                self._lose(peer, f"its process {pid} on {self.host} is gone", now)
+                return
+            assert isinstance(known, World)
+            if dead.rank == 0 or dead.engine in known.engines:
+                where = f"engine {dead.engine} (rank {dead.rank} on {self.host}, pid {pid})"
+                self._lose(peer, f"the process of {where} is gone", now)
+                return
+
+    def _lose(self, peer: Peer, reason: str, now: float) -> None:
+        self.outgoing.forget(peer)
+        self.liveness.forget(peer)
+        known = self.hub.state.peers.get(peer)
+        if known is not None:
+            log.warning("%s %s is lost: %s", type(known).__name__.lower(), known.name, reason)
+            self._put(self.hub.lost(peer, reason, now))
+
+    def _watch(self, peer: Peer) -> None:
+        """Watch the processes of a peer that was just taken in, as far as they are on this host."""
+        known = self.hub.state.peers.get(peer)
+        if known is None or known.watched:
+            return
+        if not isinstance(known, World):
+            if known.host == self.host and self.liveness.watch(peer, known.pid):
+                self.hub.watch(peer)
+            return
+        hosts, pids = known.hello.hosts, known.hello.pids
+        for rank, (host, pid) in enumerate(zip(hosts, pids, strict=True)):
+            here = host == self.host and self.liveness.watch(peer, pid, known.first + rank, rank)
+            if here and rank == 0:
+                self.hub.watch(peer)
+
+    # ------------------------------------------------------------ stopping
+
+    def _is_over(self, now: float) -> bool:
+        """Lead the shutdown on; return whether it is complete."""
+        if not self.hub.stopping:
+            return False
+        if self._stop_at is None:
+            log.info("shutting down: %s", self.hub.stopping)
+            self._stop_at = now + STOP_PATIENCE
+        worlds = list(self.hub.state.worlds.values())
+        if worlds and now < self._stop_at and not self.hurry:
+            self._check_at = min(self._check_at, self._stop_at)
+            return False
+        for world in worlds:
+            killed = self.liveness.kill(world.peer)
+            log.warning(
+                "world %s did not stop in time%s", world.name, ": rank 0 was killed" if killed else ""
+            )
+            self._put(self.hub.lost(world.peer, "it did not stop in time", now))
+        self._put(self.hub.farewell())
+        self._last_words()
+        return True
+
+    def _last_words(self) -> None:
+        """Give what waits for clients a moment to leave."""
+        deadline = time.monotonic() + FLUSH_PATIENCE
+        now = time.monotonic()
+        while now < deadline:
+            self._flush(now)
+            if not self.outgoing.stalled:
+                return
+            time.sleep(0.005)
+            now = time.monotonic()

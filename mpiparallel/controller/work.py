@@ -1,0 +1,283 @@
+"""Requests on their way to worlds, and results, output and functions on their way back.
+
+Called by `hub`, whose tables (`state`) these functions change. Each takes the sender, which the hub knows to
+be of the right kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from mpiparallel.controller.lives import TaskEvent, TaskState
+from mpiparallel.controller.state import Client, Engine, Request, State, World
+from mpiparallel.wire.messages import (
+    Abort,
+    Answer,
+    Consumed,
+    Failure,
+    Lacks,
+    Message,
+    Output,
+    Refused,
+    Result,
+    Signal,
+    Submit,
+    Supply,
+    msg_id,
+)
+
+_ENDS = {"ok": TaskEvent.OK, "error": TaskEvent.ERROR, "aborted": TaskEvent.ABORTED}
+
+
+# ---------------------------------------------------------------- from clients
+
+
+def submit(state: State, client: Client, message: Message) -> None:
+    """Send a request to the worlds of its engines; answer for engines that are not there."""
+    header: Submit = message.header  # type: ignore[assignment]
+    name = header.request
+    if name in state.requests or name in state.finished:
+        # Not refused: that would end the request which this is a copy of.
+        state.counters["duplicate requests"] += 1
+        return
+    problem = _problem(client, header)
+    if problem:
+        state.counters["refused requests"] += 1
+        state.send(client.peer, Refused(problem, name))
+        return
+    request = Request(name, client.name, dict.fromkeys(header.engines, TaskState.NEW), len(header.engines))
+    state.requests[name] = request
+    worlds: dict[str, list[int]] = {}  # places in header.engines by world
+    missing = []
+    for place, number in enumerate(header.engines):
+        engine = state.engines.get(number)
+        if engine is None:
+            missing.append(number)
+            continue
+        request.advance(number, TaskEvent.SENT)
+        engine.open[name] = None
+        worlds.setdefault(engine.world.name, []).append(place)
+    _forward(state, message, worlds)
+    for number in missing:
+        fail(state, request, number, _absence(state, number))
+
+
+def _problem(client: Client, header: Submit) -> str:
+    if header.client != client.name:
+        return f"a request in the name of client {header.client!r} came from {client.name!r}"
+    if not header.request.startswith(client.name + "-"):
+        return f"request {header.request!r} does not begin with the name of its client and a dash"
+    return "" if header.engines else f"request {header.request!r} names no engines"
+
+
+def _absence(state: State, engine: int) -> str:
+    if engine < state.next_engine:
+        return f"Engine {engine} is gone: it died, left or was stopped"
+    return f"Engine {engine} does not exist; there have been {state.next_engine} engines so far"
+
+
+def _forward(state: State, message: Message, worlds: dict[str, list[int]]) -> None:
+    header: Submit = message.header  # type: ignore[assignment]
+    if len(worlds) == 1:
+        ((name, places),) = worlds.items()
+        if len(places) == len(header.engines):
+            state.send(state.worlds[name].peer, header, message.payload)
+            return
+    starts = []  # where in the payload the part of each engine begins
+    position = header.common
+    for count in header.parts:
+        starts.append(position)
+        position += count
+    for name, places in worlds.items():
+        engines = [header.engines[place] for place in places]
+        parts = [header.parts[place] for place in places] if header.parts else []
+        payload = list(message.payload[: header.common])
+        for place, count in zip(places, parts, strict=bool(parts)):
+            payload.extend(message.payload[starts[place] : starts[place] + count])
+        piece = msgspec.structs.replace(header, engines=engines, parts=parts)
+        state.send(state.worlds[name].peer, piece, payload)
+
+
+def by_world(state: State, engines: Iterable[int]) -> tuple[dict[str, list[int]], list[int]]:
+    """Return the engines that are up by the name of their world, and those that are not up."""
+    worlds: dict[str, list[int]] = {}
+    missing = []
+    for number in engines:
+        engine = state.engines.get(number)
+        if engine is None:
+            missing.append(number)
+        else:
+            worlds.setdefault(engine.world.name, []).append(number)
+    return worlds, missing
+
+
+def abort(state: State, _client: Client, message: Message) -> None:
+    """Pass an abort on for the tasks that are open; the engines answer by the tasks' results."""
+    header: Abort = message.header  # type: ignore[assignment]
+    request = state.requests.get(header.request)
+    if request is None:
+        return
+    engines = [number for number in header.engines if request.tasks.get(number) is TaskState.OPEN]
+    for name, numbers in by_world(state, engines)[0].items():
+        state.send(state.worlds[name].peer, Abort(header.request, numbers))
+
+
+def signal(state: State, client: Client, message: Message) -> None:
+    """Pass a signal on to the engines that are up; the answer names those that are not."""
+    header: Signal = message.header  # type: ignore[assignment]
+    worlds, missing = by_world(state, header.engines)
+    for name, numbers in worlds.items():
+        state.send(state.worlds[name].peer, Signal(numbers, header.signum))
+    failure = None
+    if missing:
+        failure = Failure("EngineError", "; ".join(_absence(state, number) for number in missing[:10]))
+    state.send(client.peer, Answer(header.query, None, failure))
+
+
+def consumed(state: State, client: Client, message: Message) -> None:
+    """Give an engine its output credit back: not more than it has used."""
+    header: Consumed = message.header  # type: ignore[assignment]
+    engine = state.engines.get(header.engine)
+    debt = client.debts.get(header.engine)
+    if engine is None or debt is None:
+        return
+    size = min(header.size, debt.unconsumed)
+    debt.unconsumed -= size
+    state.settle(client, engine)
+    if size:
+        state.send(engine.world.peer, Consumed(header.engine, size))
+
+
+def supply(state: State, client: Client, message: Message) -> None:
+    """Pass a function on to the engine that asked for it."""
+    header: Supply = message.header  # type: ignore[assignment]
+    engine = state.engines.get(header.engine)
+    debt = client.debts.get(header.engine)
+    if engine is None or debt is None or header.function not in debt.lacks:
+        state.counters["functions nobody asked for"] += 1
+        return
+    debt.lacks.discard(header.function)
+    state.settle(client, engine)
+    state.send(engine.world.peer, header, message.payload)
+
+
+# ---------------------------------------------------------------- from worlds
+
+
+def _engine_of(state: State, world: World, number: int) -> Engine | None:
+    engine = world.engines.get(number)
+    if engine is None:
+        # Of another world, or stopped: what was open on it has been answered.
+        state.counters["messages about engines not in the sender's world"] += 1
+    return engine
+
+
+def result(state: State, world: World, message: Message) -> None:
+    """Pass a result on, if its task is open: then it is the first."""
+    header: Result = message.header  # type: ignore[assignment]
+    engine = _engine_of(state, world, header.engine)
+    if engine is None:
+        return
+    if header.request not in engine.open:
+        state.counters["results of tasks not open"] += 1
+        return
+    request = state.requests[header.request]
+    _close(state, request, engine, header.engine, _ENDS[header.status])
+    client = state.clients.get(request.client)
+    if client is None:
+        state.counters["results of clients gone"] += 1
+        return
+    state.send(client.peer, header, message.payload)
+
+
+def _close(state: State, request: Request, engine: Engine | None, number: int, event: TaskEvent) -> None:
+    request.advance(number, event)
+    request.open -= 1
+    if engine is not None:
+        del engine.open[request.name]
+        engine.completed += 1
+    if not request.open:
+        del state.requests[request.name]
+        state.finished.add(request)
+
+
+def fail(state: State, request: Request, number: int, reason: str, engine: Engine | None = None) -> None:
+    """End a task without its engine."""
+    _close(state, request, engine, number, TaskEvent.ENGINE_GONE)
+    client = state.clients.get(request.client)
+    if client is not None:
+        failure = Failure("EngineError", reason)
+        state.send(client.peer, Result(request.name, number, "error", failure=failure))
+
+
+def fail_all(state: State, engine: Engine, what: str, reason: str) -> None:
+    """End all open tasks of `engine`; `what` says what became of it."""
+    number = engine.info.id
+    for name in list(engine.open):
+        why = f"Engine {number} {what} while running task {msg_id(name, number)}: {reason}"
+        fail(state, state.requests[name], number, why, engine)
+
+
+def output(state: State, world: World, message: Message) -> None:
+    """Pass output on; that of a client who is gone is consumed here, so that the engine can go on."""
+    header: Output = message.header  # type: ignore[assignment]
+    engine = _engine_of(state, world, header.engine)
+    if engine is None:
+        return
+    client = state.clients.get(header.client)
+    if client is None:
+        if header.size:
+            state.send(world.peer, Consumed(header.engine, header.size))
+        return
+    if header.size:
+        state.debt(client, engine).unconsumed += header.size
+    state.send(client.peer, header, message.payload)
+
+
+def lacks(state: State, world: World, message: Message) -> None:
+    """Ask the client for a function; for one who is gone the answer is that the function is, too."""
+    header: Lacks = message.header  # type: ignore[assignment]
+    engine = _engine_of(state, world, header.engine)
+    if engine is None:
+        return
+    client = state.clients.get(header.client)
+    if client is None:
+        state.send(world.peer, Supply(header.engine, header.function))
+        return
+    state.debt(client, engine).lacks.add(header.function)
+    state.send(client.peer, header, message.payload)
+
+
+# ---------------------------------------------------------------- when somebody goes
+
+
+def release(state: State, client: Client, *, keep_lacks: bool = False) -> None:
+    """Pay what a client owes to engines: what was on its way to it is lost.
+
+    With `keep_lacks` the client is back already, and is asked again for functions.
+    """
+    for number, debt in list(client.debts.items()):
+        engine = state.engines[number]
+        if debt.unconsumed:
+            state.send(engine.world.peer, Consumed(number, debt.unconsumed))
+            debt.unconsumed = 0
+        for function in debt.lacks:
+            if keep_lacks:
+                state.send(client.peer, Lacks(client.name, number, function))
+            else:
+                state.send(engine.world.peer, Supply(number, function))
+        if not keep_lacks:
+            debt.lacks.clear()
+        state.settle(client, engine)
+
+
+def remove_engines(state: State, engines: Sequence[Engine], what: str, reason: str) -> None:
+    """Take engines, whose state says already that they are not up, out of the tables."""
+    for engine in engines:
+        fail_all(state, engine, what, reason)
+        for name in list(engine.debtors):
+            state.write_off(state.clients[name], engine)
+        del state.engines[engine.info.id]
+        del engine.world.engines[engine.info.id]
