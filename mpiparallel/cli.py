@@ -1,12 +1,13 @@
-"""The ``mpiparallel`` command: its arguments. What the subcommands do is in `commands`, imported when one runs.
+"""The ``mpiparallel`` command: its arguments.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 10 a cluster runs already, 11 it was stopped already, 12 there is no
-such cluster, 130 interrupted.
+What the subcommands do is in `commands`, which is imported when one runs. Exit codes: 0 done, 1 failed,
+2 wrong usage, 10 a cluster runs already, 11 it was stopped already, 12 there is no such cluster, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,8 @@ examples:
   mpiparallel run -n 4 script.py          a cluster for one script, gone with it
 
 exit codes:
-  0 done   1 failed   2 wrong usage   10 runs already   11 stopped already   12 no such cluster   130 interrupted
+  0 done   1 failed   2 wrong usage   10 runs already   11 stopped already   12 no such cluster
+  130 interrupted
 """
 
 _PASSED_ON = {
@@ -75,8 +77,8 @@ def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     run = subcommands.add_parser(
         "run",
         help="run a Python script with a cluster of its own",
-        description="Start a private cluster, run a Python script which finds it by ipp.Client(), and stop it. "
-        "The exit code is the script's.",
+        description="Start a private cluster, run a Python script which finds it by ipp.Client(), and stop "
+        "it. The exit code is the script's.",
     )
     run.add_argument("-n", type=_count, metavar="N", help="number of engines (the number of cores)")
     run.add_argument(
@@ -137,11 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pass_on(command: str, words: list[str]) -> int:
-    if command == "controller":
-        from mpiparallel.controller.__main__ import main as run
-    else:
-        from mpiparallel.engine.__main__ import main as run
-    return run(words) or 0
+    # By name, so that each loads only what it needs: an engine mpi4py, a controller neither that nor IPython.
+    main = importlib.import_module(f"mpiparallel.{command}.__main__").main
+    return int(main(words) or 0)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,16 @@ class Cluster(AsyncCluster, RecordedCluster):
         """The first set of engines."""
         return next(iter(self.engines.values()), None)
 
+    @property
+    def connection_file(self) -> Path:
+        """The connection file for clients."""
+        return self.folder / connection_file.NAMES["client"]
+
+    def engines_failed(self) -> str:
+        """Return how a set of engines ended that nobody had asked to; empty when all is well."""
+        ended = [one for one in self.engines.values() if not one.running and not one.process.asked_to_stop]
+        return str(ended[0].failure()) if ended else ""
+
     # ------------------------------------------------------------ starting
 
     def start_controller_sync(self) -> None:
@@ -239,7 +249,7 @@ class Cluster(AsyncCluster, RecordedCluster):
         """Return a `Client` of this cluster; `kwargs` are its."""
         from mpiparallel.client.client import Client
 
-        return Client(str(self.folder / connection_file.NAMES["client"]), cluster=self, **kwargs)
+        return Client(str(self.connection_file), cluster=self, **kwargs)
 
     def wait_for_engines_sync(self, client: Client, n: int) -> None:
         """Wait until `client` sees `n` engines.
@@ -287,7 +297,6 @@ class Cluster(AsyncCluster, RecordedCluster):
 
     def stop_cluster_sync(self) -> None:
         """Stop everything, and leave no file behind."""
-        _stop_at_exit.discard(self)
         began = self.controller is not None or bool(self.engines)
         try:
             self.stop_controller_sync()
@@ -301,6 +310,7 @@ class Cluster(AsyncCluster, RecordedCluster):
             if began:
                 self.remove_cluster_file()
                 files.remove(self.folder)
+        _stop_at_exit.discard(self)
 
     def restart_engines_sync(self, engine_set_id: str | None = None) -> None:
         """Stop one set of engines, or all, and start as many again under the same name."""

@@ -1,6 +1,6 @@
 """What the subcommands of ``mpiparallel`` do; called by `cli.main`.
 
-They return exit codes and print for people. Tables are drawn on a terminal only; elsewhere rows are plain text.
+They return exit codes and print for people. Tables are drawn on a terminal only; elsewhere rows are text.
 """
 
 from __future__ import annotations
@@ -71,21 +71,19 @@ def start(options: argparse.Namespace, config: Config) -> int:
     with _signals_interrupt():
         began = time.monotonic()
         cluster.start_and_connect_sync().close()
-        _say(
-            f"{_engines(cluster.n)} ready in {time.monotonic() - began:.1f} s. Connect by: {_how(options, config)}"
-        )
+        took = time.monotonic() - began
+        _say(f"{_engines(cluster.n)} ready in {took:.1f} s. Connect by: {_how(options)}")
         if options.daemonize:
             _say(f"Stop them by: {_command('stop', options)}")
             return 0
         _say("Press Ctrl-C to stop.")
         try:
-            _wait_for_end(cluster.controller)
+            return _wait_for_end(cluster.controller)
         except KeyboardInterrupt:
             _say("stopping")
             return 0
         finally:
             cluster.stop_cluster_sync()
-    return 0
 
 
 def engines(options: argparse.Namespace, config: Config) -> int:
@@ -104,7 +102,7 @@ def engines(options: argparse.Namespace, config: Config) -> int:
             if options.daemonize:
                 return 0
             _say("Press Ctrl-C to stop them.")
-            _wait_for_end(engine_set)
+            return _wait_for_end(engine_set)
         except KeyboardInterrupt:
             _say("stopping")
             cluster.stop_engines_sync(name)
@@ -112,7 +110,6 @@ def engines(options: argparse.Namespace, config: Config) -> int:
         except BaseException:
             cluster.stop_engines_sync(name)
             raise
-    return FAILED if engine_set.state == "failed" else 0
 
 
 def stop(options: argparse.Namespace, config: Config) -> int:
@@ -245,13 +242,15 @@ def _running(options: argparse.Namespace, config: Config) -> Cluster | None:
     return None
 
 
-def _wait_for_end(part: Any) -> None:
-    """Wait until a controller or a set of engines has ended, without waking up meanwhile."""
+def _wait_for_end(part: Any) -> int:
+    """Wait until a controller or a set of engines has ended, asleep; return the exit code for how it did."""
     ended = threading.Event()
     part.process.watch(ended.set)
     ended.wait()
-    if part.state != "failed":
-        _say(f"{part.what} has ended")
+    if part.state == "failed":
+        return FAILED  # why has been logged
+    _say(f"{part.what} has ended")
+    return 0
 
 
 @contextmanager
@@ -269,7 +268,7 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _how(options: argparse.Namespace, config: Config) -> str:
+def _how(options: argparse.Namespace) -> str:
     names = {"profile": options.profile, "profile_dir": options.profile_dir, "cluster_id": options.cluster_id}
     return "ipp.Client(" + ", ".join(f"{name}={value!r}" for name, value in names.items() if value) + ")"
 

@@ -180,7 +180,7 @@ class Process:
                 break
             for one in left:
                 _kill(one)
-            psutil.wait_procs(left, timeout=0.05)
+            self.wait(0.02)  # not psutil's wait, which would take the exit code away from Popen
         if self._popen is not None:
             self._popen.wait(5.0)
         self.close_lifeline()

