@@ -108,7 +108,7 @@ def show_run(view):
             print(f"step {frame * STEPS:>5}   heat of the whole plate, by comm.allreduce: {parts[0][1]:,.1f}")
     points = ROWS * COLUMNS * FRAMES * STEPS
     speed = points / computing / 1e6
-    print(f"\n{FRAMES * STEPS:,} steps: {computing:.2f} s computing ({speed:,.0f} million points/s),", end=" ")
+    print(f"\n{FRAMES * STEPS:,} steps: {computing:.2f} s computing ({speed:,.0f} M points/s),", end=" ")
     print(f"{talking:.2f} s in halo exchange")
 
 

@@ -10,8 +10,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
+from helpers import processes_of, wait_until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMMAND = [sys.executable, "-m", "mpiparallel.cli"]
@@ -24,20 +24,7 @@ def environ(tmp_path):
     """An environment whose clusters nobody else sees; at the end none of them may have left a process."""
     values = {**os.environ, "MPIPARALLEL_STATE": str(tmp_path), "MPIPARALLEL_NONINTERACTIVE": "1"}
     yield values
-    assert left_over(str(tmp_path)) == []
-
-
-def left_over(state: str) -> list[str]:
-    """Return the processes that run for the clusters in `state`, given the time that their exit takes."""
-    ours = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("MPIPARALLEL_STATE") == state:
-                ours.append(process)
-        except psutil.Error:
-            continue
-    _, alive = psutil.wait_procs(ours, timeout=10)
-    return [str(process) for process in alive]
+    assert wait_until(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
 
 
 def run(*words: object, environ: dict[str, str]) -> str:
