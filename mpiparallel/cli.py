@@ -1,7 +1,6 @@
 """The ``mpiparallel`` command: its arguments.
 
-What the subcommands do is in `commands`, which is imported when one runs. Exit codes: 0 done, 1 failed,
-2 wrong usage, 10 a cluster runs already, 11 it was stopped already, 12 there is no such cluster, 130 interrupted.
+What the subcommands do is in `commands`, which is imported when one runs. The exit codes are in `EXAMPLES`.
 """
 
 from __future__ import annotations

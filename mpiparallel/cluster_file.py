@@ -48,9 +48,9 @@ def folder_of(
     return Config(state_dir=path.parent).cluster_dir(path.name, cluster_id)
 
 
-def write(folder: Path, record: dict[str, Any]) -> None:
-    """Write the cluster file; a reader sees the old one or the new one."""
-    connection_file.write_private(folder / NAME, json.dumps(record, indent=2).encode())
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a cluster file; a reader sees the old one or the new one."""
+    connection_file.write_private(path, json.dumps(record, indent=2).encode())
 
 
 def read(path: Path) -> dict[str, Any]:
