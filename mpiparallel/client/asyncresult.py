@@ -1,7 +1,7 @@
 """What a request returns: a future of the results of its tasks.
 
-Made by the views. The I/O thread counts the tasks that are done and wakes whoever waits; values are unpickled in the thread
-that asks for them.
+Made by the views. The I/O thread counts the tasks that are done and wakes whoever waits; values are unpickled
+in the thread that asks for them.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class AsyncResult(Described, concurrent.futures.Future):
     def wait(self, timeout: float | None = -1, return_when: str | None = None) -> Any:
         """Wait until all is done and return whether it is.
 
-        With `return_when` (``FIRST_COMPLETED``, ``FIRST_EXCEPTION`` or ``ALL_COMPLETED``) return two sets of single
-        AsyncResults instead: those that are done and those that are not.
+        With `return_when` (``FIRST_COMPLETED``, ``FIRST_EXCEPTION`` or ``ALL_COMPLETED``) return two sets of
+        single AsyncResults instead: those that are done and those that are not.
         """
         if return_when is None:
             return self._wait_until(self.done, timeout)
@@ -141,7 +141,7 @@ class AsyncResult(Described, concurrent.futures.Future):
 
     @property
     def sent(self) -> bool:
-        """Whether the data is sent, so that it may be changed; always so without ``track=True``, as it was copied."""
+        """Whether the data may be changed: it is sent or, without ``track=True``, was copied."""
         return all(
             task.request.sent is None
             or (task.request.sent.is_set() and all(tracker.done for tracker in task.request.trackers))

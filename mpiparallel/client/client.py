@@ -72,7 +72,7 @@ class Client(ControlMixin):
             source = getattr(cluster, "connection_file", None)
         info = locate.find(source, self._config, timeout, profile, profile_dir, cluster_id)
         self.block = False
-        self.profile = profile or "default"
+        self.profile = profile or self._config.profile
         self.cluster = cluster
         self.debug = bool(options.get("debug"))
         self.history = History()
@@ -135,7 +135,7 @@ class Client(ControlMixin):
             return list(engines)
         if isinstance(targets, slice):
             return list(engines)[targets]
-        if isinstance(targets, str) or isinstance(targets, bool):
+        if isinstance(targets, (str, bool)):
             raise TypeError(f"{targets!r} not valid str target, must be 'all', an id, a slice or ids")
         if hasattr(targets, "__index__"):
             return [self._engine_id(targets.__index__())]
@@ -269,8 +269,8 @@ def _check_options(options: dict[str, Any]) -> None:
         if name in _SSH:
             if value is not None:
                 raise ValueError(
-                    f"{name}={value!r}: a client does not open ssh tunnels. Copy the cluster's {locate.NAME} here, forward the "
-                    "controller's one port with ssh -L, and give the file to Client"
+                    f"{name}={value!r}: a client does not open ssh tunnels. Copy the cluster's {locate.NAME} "
+                    "here, forward the controller's one port with ssh -L, and give the file to Client"
                 )
         elif name not in _IGNORED:
             raise TypeError(f"Client got an unexpected keyword argument {name!r}")

@@ -1,7 +1,7 @@
 """The client's connection to the controller.
 
-One I/O thread owns the socket, `pending` and `engines`. Users' threads put messages on a queue, wake that thread through a
-pipe and wait on the `Task` objects which `submit` returns.
+One I/O thread owns the socket, `pending` and `engines`. Users' threads put messages on a queue, wake that
+thread through a pipe and wait on the `Task` objects which `submit` returns.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class ControlMixin:
             task = self._connection.tasks.get(msg_id)
             if task is None:
                 raise KeyError(
-                    f"no task {msg_id!r} is known here: keep the AsyncResult of what you want to look up later"
+                    f"no task {msg_id!r} is known here: keep the AsyncResult of what you want to see later"
                 )
             tasks.append(task)
         result = AsyncResult(self, tasks, "get_result", single=single, owner=owner)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ class ControlMixin:
         if restart:
             if self.cluster is None:
                 raise RuntimeError(
-                    "restart=True needs the Cluster object that started the engines, and this client has none: "
+                    "restart=True needs the Cluster that started the engines, which this client lacks: "
                     "use Cluster.restart_engines, or start engines with: mpiparallel engines -n N"
                 )
             return self.cluster.restart_engines_sync()
@@ -188,7 +188,8 @@ class ControlMixin:
     def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
         """Return which of these tasks are ``"pending"`` and which ``"completed"``.
 
-        With ``status_only=False`` the values of those completed, where they are still held here, stand there by msg_id.
+        With ``status_only=False`` the values of those completed are there too, by msg_id, where they are
+        still held here.
         """
         tasks = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
         wanted: list[str] = []

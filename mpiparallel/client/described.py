@@ -1,4 +1,7 @@
-"""What an AsyncResult tells about its tasks: metadata, progress, times. A part of `asyncresult.AsyncResult`."""
+"""What an AsyncResult tells about its tasks: metadata, progress, times.
+
+The base of `asyncresult.AsyncResult`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Show what engines print and display: while it comes, or when all is there.
 
-Called by `asyncresult`. Streaming happens in one thread of its own, started and ended by the context manager, so that a
-terminal or notebook that is slow never holds up the I/O thread.
+Called by `asyncresult`. Streaming happens in one thread of its own, started and ended by the context manager,
+so that a terminal or notebook that is slow never holds up the I/O thread.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Any
 def parallel(
     view: DirectView, dist: str = "b", block: bool | None = None, ordered: bool = True, **flags: Any
 ) -> Callable[[Any], ParallelFunction]:
-    """Return a decorator: each engine runs the function on its part of the arguments, and the results are joined."""
+    """Return a decorator: engines run the function on parts of the arguments; the results are joined."""
     return lambda f: ParallelFunction(view, f, dist=dist, block=block, ordered=ordered, **flags)
 
 

@@ -57,12 +57,16 @@ def find(
 def cluster_file(config: Config, profile: str | None, profile_dir: Any, cluster_id: str | None) -> Path:
     """Return the connection file of a profile's cluster.
 
-    Without `cluster_id` it is the profile's main cluster if that runs, or else the one that was started last.
+    Where no cluster is named, here or in the environment, it is the profile's main cluster if that runs, or
+    else the one that was started last.
     """
-    folder = config.cluster_dir(profile or "default", cluster_id or "")
+    named = cluster_id is not None or bool(config.cluster_id)
+    folder = config.cluster_dir(
+        profile or config.profile, config.cluster_id if cluster_id is None else cluster_id
+    )
     if profile_dir is not None:
         folder = Path(profile_dir).expanduser() / folder.name
-    if cluster_id is None and not _runs(folder / NAME):
+    if not named and not _runs(folder / NAME):
         others = [path for path in folder.parent.glob(f"cluster-*/{NAME}") if _runs(path)]
         if others:
             return max(others, key=lambda path: path.stat().st_mtime)
@@ -85,7 +89,7 @@ def load(path: Path, timeout: float) -> ConnectionInfo:
         while not path.exists():
             if time.monotonic() > deadline:
                 raise ConnectionFileError(
-                    f"Connection file {path} not found after {timeout:g} s: no cluster is running there. {REMEDY}"
+                    f"Connection file {path} not found after {timeout:g} s: no cluster runs there. {REMEDY}"
                 )
             time.sleep(0.05)
     info = connection_file.read(path)
@@ -104,8 +108,8 @@ def check(info: ConnectionInfo, source: str) -> None:
             )
     elif info.addresses and all(_is_loopback(address) for address in info.addresses):
         warnings.warn(
-            f"the controller on {info.host} listens on {', '.join(info.addresses)} only, which cannot be reached from "
-            f"{socket.gethostname()}: start it with --ip, or come through ssh -L",
+            f"the controller on {info.host} listens on {', '.join(info.addresses)} only, which cannot be "
+            f"reached from {socket.gethostname()}: start it with --ip, or come through ssh -L",
             RuntimeWarning,
             stacklevel=4,
         )

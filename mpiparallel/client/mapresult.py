@@ -65,11 +65,15 @@ class AsyncMapResult(AsyncResult):
     def _as_they_come(self) -> Iterator[Any]:
         waiting = list(self._tasks)
         while waiting:
-            self._wait_until(lambda: any(task.done for task in waiting), None)
-            finished = [task for task in waiting if task.done]
+            finished = self._wait_for_some(waiting)
             waiting = [task for task in waiting if task not in finished]
             for task in sorted(finished, key=lambda task: task.received or 0.0):
                 yield from self._items(task)
+
+    def _wait_for_some(self, tasks: list[Task]) -> list[Task]:
+        """Wait until at least one of `tasks` is done and return those that are."""
+        self._wait_until(lambda: any(task.done for task in tasks), None)
+        return [task for task in tasks if task.done]
 
     def _items(self, task: Task) -> Iterator[Any]:
         return iter(partition.join_items([self._one(task)]))

@@ -36,8 +36,8 @@ _lock = threading.RLock()  # over the decoding of events, which is rare and shor
 class Metadata(dict):
     """A dictionary of what is known about a task; its keys are fixed, and are attributes too.
 
-    Keys: ``msg_id submitted started completed received engine_uuid engine_id follow after status execute_input
-    execute_result error stdout stderr outputs data label``. Times are in UTC and aware of it.
+    Keys: ``msg_id submitted started completed received engine_uuid engine_id follow after status
+    execute_input execute_result error stdout stderr outputs data label``. Times are in UTC and aware of it.
     """
 
     __slots__ = ("_events", "_taken", "_texts")
@@ -108,7 +108,9 @@ class Metadata(dict):
         super().__setitem__(key, value)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        if key not in self:
+            return default
+        return self[key]
 
     def items(self) -> Any:
         self.refresh()

@@ -1,7 +1,7 @@
 """Cut a sequence into parts, one for each engine, and put parts together again. Pure.
 
-``dist`` is ``"b"`` (contiguous blocks, the first ones longer by one where it does not divide) or ``"r"`` (round-robin: item i goes
-to part i mod n).
+``dist`` is ``"b"`` (contiguous blocks, the first ones longer by one where it does not divide) or ``"r"``
+(round-robin: item i goes to part i mod n).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Rows:
 
 
 def join(parts: Sequence[Any], dist: str = "b") -> Any:
-    """Return the sequence of which `parts` are the parts: an array of arrays, a list of lists, tuples and ranges.
+    """Return the sequence of which `parts` are the parts: an array of arrays, a list of lists or tuples.
 
     Parts that are not sequences (``flatten=True`` makes such) are listed as they are.
 
@@ -141,7 +141,7 @@ def _join_arrays(parts: Sequence[Any], dist: str) -> Any:
 
 
 def _order(lengths: Sequence[int]) -> list[int]:
-    """Return for each place of the whole where its item stands when the round-robin parts are laid end to end."""
+    """Return for each place of the whole where its item stands in the round-robin parts laid end to end."""
     starts = itertools.accumulate([0, *lengths[:-1]])
     return list(
         _items([range(start, start + length) for start, length in zip(starts, lengths, strict=True)], "r")

@@ -1,6 +1,7 @@
 """Requests under way and what has come back of them: where the I/O thread and the user's threads meet.
 
-`connection` makes tasks and finishes them; `asyncresult` waits for them and unpickles their values, in the user's thread.
+`connection` makes tasks and `receiving` finishes them; `asyncresult` waits for them and unpickles
+their values, in the user's thread.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Task:
 
     __slots__ = (
         "__weakref__", "_error", "_metadata", "_value", "completed", "done", "engine", "events", "failure",
-        "info", "listeners", "msg_id", "n_events", "payload", "received", "request", "started", "status", "watchers",
+        "info", "listeners", "msg_id", "n_events", "payload", "received", "request", "started", "status",
+        "watchers",
     )  # fmt: skip
 
     def __init__(self, request: Request, engine: int, info: EngineInfo | None) -> None:
@@ -249,7 +251,7 @@ class History(Sequence[str]):
 
 
 class TaskMapping(Mapping[str, Any]):
-    """``client.results`` and ``client.metadata``: what is known of the tasks whose results somebody still holds."""
+    """``client.results`` and ``client.metadata``: what is known of tasks that somebody still holds."""
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
@@ -100,7 +99,8 @@ def reachable(info: ConnectionInfo, timeout: float) -> str:
         else:
             return address
     message = (
-        f"no controller answers on {info.host} (tried from {socket.gethostname()}: {'; '.join(problems) or 'no address'}). "
+        f"no controller answers on {info.host}, tried from {socket.gethostname()} "
+        f"({'; '.join(problems) or 'it has no address'}). "
         "If it runs on another network, start it with an address that can be reached from here (--ip)."
     )
     raise TimeoutError(message)
@@ -115,6 +115,7 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:  # there is no /proc here
+        return True

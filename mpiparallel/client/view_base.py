@@ -44,7 +44,8 @@ class View:
     block
         Whether calls wait for their results.
     track
-        Whether non-blocking calls send data without a copy, so that ``AsyncResult.wait_for_send`` says when it may be changed.
+        Whether non-blocking calls send data without a copy; ``AsyncResult.wait_for_send`` says when it may be
+        changed.
     label
         The user's own mark, kept in the metadata of what this view submits.
     """
@@ -154,7 +155,7 @@ class View:
         return self._finish(AsyncResult(self.client, tasks, name_of(f), single=single), block)
 
     def apply(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call ``f(*args, **kwargs)`` on the engines; return the values if the view blocks, else an AsyncResult.
+        """Call ``f(*args, **kwargs)`` on the engines; return values if the view blocks, else an AsyncResult.
 
         >>> view.apply_sync(pow, 2, 3)  # doctest: +SKIP
         [8, 8, 8, 8]

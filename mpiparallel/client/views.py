@@ -40,8 +40,8 @@ class DirectView(View):
     ) -> AsyncResult:
         """Run code, IPython's magics included, in the engines' namespaces.
 
-        Returns an AsyncResult of `ExecuteReply` also when it blocks. An error takes what this client has queued behind it out of
-        the engine's queue.
+        Returns an AsyncResult of `ExecuteReply` also when it blocks. An error takes what this client has
+        queued behind it out of the engine's queue.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class DirectView(View):
     def push(
         self, ns: dict[str, Any], targets: Any = None, block: bool | None = None, track: bool | None = None
     ) -> AsyncResult | None:
-        """Assign the values of `ns` to its keys on the engines. Keys may be expressions: ``"a.b"``, ``"a[0]"``."""
+        """Assign the values of `ns` to its keys, which may be expressions: ``"a.b"``, ``"a[0]"``."""
         if not isinstance(ns, dict):
             raise TypeError(f"Must be a dict, not {type(ns).__name__}")
         for key in ns:
@@ -141,7 +141,7 @@ class DirectView(View):
         key
             A name or expression.
         seq
-            A list, tuple, range, text, bytes, array or pandas object; anything else that can be iterated over is listed.
+            A list, tuple, range, text, bytes, array or pandas object; any other iterable is listed.
         dist
             ``"b"``: contiguous blocks; ``"r"``: round-robin.
         flatten
@@ -188,7 +188,7 @@ class DirectView(View):
         label: str | None = None,
         chunksize: int | None = None,
     ) -> Any:
-        """Call `f` on the items of the sequences, each engine on one block of them, and return the values in order.
+        """Call `f` on the items of the sequences, each engine on one block; return the values in order.
 
         >>> view.map_sync(pow, range(5), [2] * 5)  # doctest: +SKIP
         [0, 1, 4, 9, 16]
@@ -242,7 +242,8 @@ class DirectView(View):
         chunks = list(zip(*cut, strict=True))
         tasks = self._submit(
             "map", engines, block=block, track=track, label=label, function=dump_function(f),
-            parts=[objects.dumps(chunk) for chunk in chunks], options={"return_exceptions": bool(return_exceptions)},
+            parts=[objects.dumps(chunk) for chunk in chunks],
+            options={"return_exceptions": bool(return_exceptions)},
         )  # fmt: skip
         result = AsyncMapResult(
             self.client, tasks, name_of(f), dist=dist, ordered=ordered,

@@ -1,7 +1,7 @@
 """A controller with engines inside the test process: the test double for clients.
 
-One thread answers on a private socket. Each engine is a namespace and a queue; requests run one after another, except that those
-which are *held* wait until the test releases them.
+One thread answers on a private socket. Each engine is a namespace; requests run one after another, or
+wait in the queue while `paused` is set.
 """
 
 from __future__ import annotations
@@ -184,7 +184,11 @@ class FakeController:
                 self.remove_engine(engine, "it was stopped")
         elif isinstance(header, Ask) and header.what == "queue_status":
             value = {
-                str(number): {"queue": sum(item[3] == number for item in self.queue), "completed": 0, "tasks": 0}
+                str(number): {
+                    "queue": sum(item[3] == number for item in self.queue),
+                    "completed": 0,
+                    "tasks": 0,
+                }
                 for number in header.engines
             }
             value["unassigned"] = 0
@@ -239,7 +243,9 @@ class FakeController:
                 self._send(identity, Result(item[1].request, number, "aborted"))
         status = "ok" if failure is None else "error"
         self._send(
-            identity, Result(header.request, number, status, started, time.time(), failure, engine.count), payload
+            identity,
+            Result(header.request, number, status, started, time.time(), failure, engine.count),
+            payload,
         )
 
     def _do(self, engine: FakeEngine, header: Submit, rest, output):
@@ -264,7 +270,9 @@ class FakeController:
                 names["_pushed"] = value
                 exec(f"{key} = _pushed", names)
         elif verb == "pull":
-            return eval(content, names) if isinstance(content, str) else [eval(name, names) for name in content]
+            return (
+                eval(content, names) if isinstance(content, str) else [eval(name, names) for name in content]
+            )
         elif verb == "scatter":
             names["_pushed"] = content
             exec(f"{header.options['key']} = _pushed", names)
@@ -286,6 +294,10 @@ class FakeController:
             exec("\n".join(lines), engine.names)
             value = eval(expression, engine.names)
             if value is not None:
-                content = {"data": {"text/plain": repr(value)}, "metadata": {}, "execution_count": engine.count}
+                content = {
+                    "data": {"text/plain": repr(value)},
+                    "metadata": {},
+                    "execution_count": engine.count,
+                }
                 output("execute_result", content=content)
         return {"execution_count": engine.count}
