@@ -53,9 +53,9 @@ class Liveness:
         return [watched for watched in self._watched.get(peer, ()) if not alive(watched.process)]
 
     def kill(self, peer: Peer) -> bool:
-        """Kill the first process of `peer` if it is watched: that of a client, or rank 0 of a world."""
-        for watched in self._watched.get(peer, ())[:1]:
-            if alive(watched.process):
+        """Kill rank 0 of a world, if it is watched: its MPI ends the others."""
+        for watched in self._watched.get(peer, ()):
+            if watched.rank == 0 and alive(watched.process):
                 watched.process.kill()
                 return True
         return False

@@ -92,6 +92,11 @@ class Outgoing:
         """Whether, after a flush, anything waits for a peer that does not read."""
         return bool(self._queues)
 
+    def retry_after(self, now: float) -> float:
+        """Return the seconds until those who do not read are tried again: more the longer they did not."""
+        since = max((queue.since or now for queue in self._queues.values()), default=now)
+        return min(0.02, max(0.001, (now - since) / 10))
+
     def flush(self, now: float) -> list[Peer]:
         """Send what can be sent; return the peers that are not connected any more."""
         gone = []

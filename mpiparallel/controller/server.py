@@ -19,7 +19,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 
@@ -28,31 +28,23 @@ from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo, Role
 from mpiparallel.controller import places
 from mpiparallel.controller.hub import Hub
-from mpiparallel.controller.keys import ZAP_ADDRESS, Keys
+from mpiparallel.controller.keys import Keys
 from mpiparallel.controller.liveness import Liveness
 from mpiparallel.controller.outgoing import Outgoing, Sent
+from mpiparallel.controller.sockets import Route, Sockets
 from mpiparallel.controller.state import Peer, Send, World
-from mpiparallel.error import LaunchError, WireError
+from mpiparallel.error import WireError
 from mpiparallel.wire.frames import unpack
 from mpiparallel.wire.messages import Hello, HelloWorld, Message, Refused, Submit
 
 log = logging.getLogger(__name__)
 
-HIGH_WATER = 64  # batches in a socket's queue for one peer; the rest waits in Outgoing, where it is counted
 DRAIN = 64  # batches taken from a socket in one round
 DRAIN_BYTES = 4 << 20
 CHECK_EVERY = 0.5  # seconds between looks at the clock and at processes
 STOP_PATIENCE = 5.0  # seconds that worlds have to say goodbye
 FLUSH_PATIENCE = 1.0  # seconds that the last messages have to leave
 MAX_NOTED = 10_000  # peers remembered for having been complained about
-
-
-class Route(NamedTuple):
-    """One connection: the socket, what its key allows, and ROUTER's name for it."""
-
-    local: bool
-    role: Role | None
-    identity: bytes
 
 
 class Server:
@@ -94,46 +86,9 @@ class Server:
         self._check_at = 0.0
         self._stop_at: float | None = None
         self._ask_to_stop = ""
-        self.context = zmq.Context()
-        self.socket_dir = places.make_socket_dir()
-        try:
-            self._bind(ip, port)
-        except BaseException:
-            self._close_sockets()
-            raise
+        self.sockets = Sockets(self.keys, ip, port, config.max_frame)
 
     # ------------------------------------------------------------ the start and the end
-
-    def _bind(self, ip: str, port: int) -> None:
-        # The socket for keys must be there before the first connection is.
-        self.zap = self.context.socket(zmq.REP)
-        self.zap.bind(ZAP_ADDRESS)
-        self.local = self._router()
-        self.local_address = f"ipc://{self.socket_dir}/s"
-        self.local.bind(self.local_address)
-        self.tcp = self._router()
-        self.tcp.curve_server = True
-        self.tcp.curve_secretkey = self.keys.server.secret.encode()
-        self.tcp.zap_domain = b"mpiparallel"
-        self.tcp.tcp_keepalive = 1
-        self.tcp.tcp_keepalive_idle = 60
-        self.tcp.ipv6 = ":" in ip
-        address = "*" if ip in places.ANY else f"[{ip}]" if ":" in ip else ip
-        try:
-            self.tcp.bind(f"tcp://{address}:{port or '*'}")
-        except zmq.ZMQError as error:
-            raise LaunchError(f"cannot listen on {ip}, port {port or 'any'}: {error}") from error
-        endpoint: bytes = self.tcp.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        self.port = int(endpoint.rpartition(b":")[2].rstrip(b"\0"))
-        self.addresses = places.tcp_addresses(ip, self.port)
-
-    def _router(self) -> zmq.Socket[bytes]:
-        router = self.context.socket(zmq.ROUTER)
-        router.router_mandatory = 1
-        router.sndhwm = router.rcvhwm = HIGH_WATER
-        router.maxmsgsize = self.config.max_frame
-        router.linger = 0
-        return router
 
     def connection_info(self, role: Role) -> ConnectionInfo:
         pair = self.keys.client if role == "client" else self.keys.engine
@@ -143,8 +98,8 @@ class Server:
             version=__version__,
             host=self.host,
             pid=os.getpid(),
-            addresses=self.addresses,
-            local=self.local_address,
+            addresses=self.sockets.addresses,
+            local=self.sockets.local_address,
             server_key=self.keys.server.public,
             public_key=pair.public,
             secret_key=pair.secret,
@@ -155,13 +110,9 @@ class Server:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         """Close the sockets and remove the files; after an error the directory stays, with the log in it."""
-        self._close_sockets()
+        self.sockets.close()
         everything = self.remove_directory and kind is None
         places.remove_files(self.directory, self.keys.server.public, all_of_it=everything)
-
-    def _close_sockets(self) -> None:
-        self.context.destroy(linger=int(FLUSH_PATIENCE * 1000))
-        places.remove(self.socket_dir)
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end (from a signal handler, or the loop itself); asking again makes it hurry."""
@@ -174,9 +125,13 @@ class Server:
     def run(self, wakeup: int | None = None) -> None:
         """Serve until somebody asks to stop. `wakeup` is a file descriptor that signals make readable."""
         places.write_files(self.directory, [self.connection_info("client"), self.connection_info("engine")])
-        log.info("controller %s serves %s", self.hub.state.cluster_id or "(no id)", ", ".join(self.addresses))
+        log.info(
+            "controller %s serves %s",
+            self.hub.state.cluster_id or "(no id)",
+            ", ".join(self.sockets.addresses),
+        )
         poller = zmq.Poller()
-        for source in (self.zap, self.local, self.tcp, wakeup, self.lifeline):
+        for source in (*self._listening(), self.sockets.zap, wakeup, self.lifeline):
             if source is not None:
                 poller.register(source, zmq.POLLIN)
         reading = True
@@ -190,24 +145,28 @@ class Server:
             room = self.outgoing.nbytes <= self.config.max_backlog
             if room is not reading:
                 reading = room
-                for router in (self.local, self.tcp):
+                for router in self._listening():
                     poller.modify(router, zmq.POLLIN if reading else 0)
                 log.warning(
                     "reading again" if reading else "not reading: too much waits for peers that do not"
                 )
 
+    def _listening(self) -> list[zmq.Socket[bytes]]:
+        return [self.sockets.local, self.sockets.tcp]
+
     def _timeout(self) -> int:
-        if self.outgoing.stalled:
-            return 1  # ROUTER does not say when one peer can take more
-        return max(0, int((self._check_at - time.monotonic()) * 1000) + 1)
+        now = time.monotonic()
+        wait = max(0.0, self._check_at - now)
+        if self.outgoing.stalled:  # ROUTER does not say when one peer can take more
+            wait = min(wait, self.outgoing.retry_after(now))
+        return int(wait * 1000) + 1
 
     def _serve(self, ready: dict[Any, int], wakeup: int | None, poller: zmq.Poller, now: float) -> None:
-        if self.zap in ready:
+        if self.sockets.zap in ready:
             self._authenticate()
-        if self.local in ready:
-            self._read(self.local, now)
-        if self.tcp in ready:
-            self._read(self.tcp, now)
+        for router in self._listening():
+            if router in ready:
+                self._read(router, now)
         if wakeup is not None and wakeup in ready:
             os.read(wakeup, 512)  # the handlers have run already
         if self.lifeline is not None and self.lifeline in ready:
@@ -228,11 +187,11 @@ class Server:
     def _authenticate(self) -> None:
         while True:
             try:
-                question = self.zap.recv_multipart(zmq.NOBLOCK)
+                question = self.sockets.zap.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             reply, refused = self.keys.answer(question)
-            self.zap.send_multipart(reply)
+            self.sockets.zap.send_multipart(reply)
             if refused:
                 self.hub.state.counters["connections with a wrong key"] += 1
                 self._note(("key", refused), "a connection from %s with a key of another controller", refused)
@@ -240,20 +199,17 @@ class Server:
     def _read(self, router: zmq.Socket[bytes], now: float) -> None:
         room = DRAIN_BYTES
         for _ in range(DRAIN):
-            try:
-                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            received = self.sockets.receive(router)
+            if received is None:
                 return
-            self._receive(router is self.local, frames, now)
-            room -= sum(map(len, frames))
+            self._receive(*received, now)
+            room -= sum(map(len, received[1]))
             if room < 0:
                 return
 
-    def _receive(self, local: bool, frames: list[zmq.Frame], now: float) -> None:
-        role: Any = None if local else frames[0].get("User-Id")
-        sender = Route(local, role, frames[0].bytes)
+    def _receive(self, sender: Route, frames: list[zmq.Frame], now: float) -> None:
         try:
-            messages = unpack(frames[1:])
+            messages = unpack(frames)
         except WireError as error:
             self.hub.state.counters["malformed messages"] += 1
             self._note(sender, "malformed message from %s: %s", sender, error)
@@ -265,9 +221,12 @@ class Server:
     def _hand_over(self, sender: Route, message: Message, now: float) -> None:
         header = message.header
         try:
-            self._put(self.hub.receive(sender, message, now, sender.role))
+            sends = self.hub.receive(sender, message, now, sender.role)
+            self._put(sends)
+            if len(sends) == 1 and isinstance(sends[0].message.header, Refused):
+                self._note(sender, "refused to %s: %s", sender, sends[0].message.header.reason)
             if type(header) is Hello or type(header) is HelloWorld:
-                self._watch(sender)
+                self._watch(sender, now)
         except Exception as error:
             # A bug of ours that one message brings out must not end the work of everybody else. The sender is
             # told, so that it does not wait; the traceback is in the log.
@@ -294,17 +253,10 @@ class Server:
 
     def _send(self, peer: Peer, frames: list[Any]) -> Sent:
         assert isinstance(peer, Route)
-        router = self.local if peer.local else self.tcp
-        try:
-            router.send_multipart([peer.identity, *frames], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            # Nothing is kept for those who are not, or no longer, taken in.
-            return Sent.FULL if peer in self.hub.state.peers else Sent.GONE
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                return Sent.GONE
-            raise
-        return Sent.DONE
+        sent = self.sockets.send(peer, frames)
+        if sent is Sent.FULL and peer not in self.hub.state.peers and not self.hub.stopping:
+            return Sent.GONE  # nothing is kept for those who are not, or no longer, taken in
+        return sent
 
     def _flush(self, now: float) -> None:
         while True:
@@ -312,6 +264,7 @@ class Server:
             if not gone:
                 return
             for peer in gone:
+                self._check_processes(peer, now)  # the death of a process is the better reason
                 self._lose(peer, "its connection to the controller is closed", now)
 
     # ------------------------------------------------------------ who is still there
@@ -349,20 +302,25 @@ class Server:
             log.warning("%s %s is lost: %s", type(known).__name__.lower(), known.name, reason)
             self._put(self.hub.lost(peer, reason, now))
 
-    def _watch(self, peer: Peer) -> None:
+    def _watch(self, peer: Peer, now: float) -> None:
         """Watch the processes of a peer that was just taken in, as far as they are on this host."""
         known = self.hub.state.peers.get(peer)
-        if known is None or known.watched:
+        if known is None or known.watched or known.peer != peer:
             return
         if not isinstance(known, World):
             if known.host == self.host and self.liveness.watch(peer, known.pid):
                 self.hub.watch(peer)
             return
         hosts, pids = known.hello.hosts, known.hello.pids
+        if hosts[0] == self.host and self.liveness.watch(peer, pids[0], known.first):
+            self.hub.watch(peer)
         for rank, (host, pid) in enumerate(zip(hosts, pids, strict=True)):
-            here = host == self.host and self.liveness.watch(peer, pid, known.first + rank, rank)
-            if here and rank == 0:
-                self.hub.watch(peer)
+            if rank == 0 or host != self.host:
+                continue
+            if not self.liveness.watch(peer, pid, known.first + rank, rank) and known.watched:
+                where = f"engine {known.first + rank} (rank {rank} on {host}, pid {pid})"
+                self._lose(peer, f"the process of {where} was gone before the world was known", now)
+                return
 
     # ------------------------------------------------------------ stopping
 
