@@ -315,7 +315,7 @@ class AsyncResult(Described, concurrent.futures.Future):
         """
         if self.done():
             raise RuntimeError("Can't abort, I am already done!")
-        self._client.abort(self._tasks)
+        self._client.abort(self)
 
     def split(self) -> list[AsyncResult]:
         """Return one AsyncResult for each task."""

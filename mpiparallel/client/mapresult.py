@@ -76,4 +76,13 @@ class AsyncMapResult(AsyncResult):
         return [task for task in tasks if task.done]
 
     def _items(self, task: Task) -> Iterator[Any]:
-        return iter(partition.join_items([self._one(task)]))
+        value = self._one(task)
+        if task.error() is not None:  # it stands for all items of its part
+            return iter([value] * self._sizes[self._tasks.index(task)])
+        return iter(partition.join_items([value]))
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, (int, slice)):
+            return super().__getitem__(key)
+        self._check_done()
+        return self.get()[key]

@@ -6,7 +6,7 @@ wait in the queue while `paused` is set.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import io
 import os
 import socket
@@ -18,6 +18,7 @@ from pathlib import Path
 import zmq
 
 from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.error import RemoteError
 from mpiparallel.wire import frames, objects
 from mpiparallel.wire.messages import (
     Abort,
@@ -80,6 +81,7 @@ class FakeController:
         self.batches = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.sndhwm = 0  # a ROUTER drops what is above
         self._socket.bind(self.address)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -225,12 +227,11 @@ class FakeController:
             out = Output(header.request, header.client, number, kind, text, len(text) or 10)
             self._send(identity, out, payload)
 
-        engine.names["_output"] = output
         printed = io.StringIO()
+        engine.names.update(_output=output, print=functools.partial(print, file=printed))
         failure, value = None, None
         try:
-            with contextlib.redirect_stdout(printed):
-                value = self._do(engine, header, objects.copied(rest), output)
+            value = self._do(engine, header, objects.copied(rest), output)
             payload = objects.dumps(value) if value is not None else ()
         except Exception as error:
             failure = Failure(type(error).__name__, str(error), traceback.format_exc())
@@ -262,7 +263,8 @@ class FakeController:
                 **{key: resolve(value, names) for key, value in kwargs.items()},
             )
         if verb == "map":
-            return list(map(function, *[resolve(chunk, names) for chunk in content]))
+            items = zip(*[resolve(chunk, names) for chunk in content], strict=True)
+            return [self._item(function, item, header.options["return_exceptions"]) for item in items]
         if verb == "execute":
             return self._execute(engine, content, output)
         if verb == "push":
@@ -281,6 +283,14 @@ class FakeController:
         elif verb == "clear":
             engine.clear()
         return None
+
+    def _item(self, function, item, return_exceptions):
+        try:
+            return function(*item)
+        except Exception as error:
+            if not return_exceptions:
+                raise
+            return RemoteError(type(error).__name__, str(error), traceback.format_exc())
 
     def _execute(self, engine: FakeEngine, code: str, output) -> dict:
         engine.count += 1
