@@ -100,6 +100,11 @@ class FakeController:
         self.commands.append((function, args, done))
         assert done.wait(10)
 
+    def release(self, client) -> None:
+        """End a pause, when all that `client` has sent by now has arrived."""
+        client._connection.ask(lambda query: Ask(query, "queue_status")).result(10)
+        self.paused.clear()
+
     def tell_all(self, header, payload=()) -> None:
         for identity in self.clients.values():
             self._send(identity, header, payload)

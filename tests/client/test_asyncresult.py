@@ -38,7 +38,7 @@ def test_pending_then_done(fake, client):
         result[0]
     assert result.progress == 0 and result.elapsed >= 0
     assert not result.cancel()
-    fake.paused.clear()
+    fake.release(client)
     assert result.wait() is True
     assert result.wait_for_output() is True
     assert result.get() == result.result() == result.r == [3] * 4
@@ -53,7 +53,7 @@ def test_wait_for_some(fake, client):
     result = client[:].apply_async(int)
     done, pending = result.wait(0, return_when=ipp.FIRST_COMPLETED)
     assert (len(done), len(pending)) == (0, 4)
-    fake.paused.clear()
+    fake.release(client)
     done, pending = result.wait(5, return_when=ipp.ALL_COMPLETED)
     assert (len(done), len(pending)) == (4, 0)
     assert all(isinstance(child, AsyncResult) and child.get() == 0 for child in done)
@@ -94,7 +94,7 @@ def test_a_callback_that_would_wait_for_ever_says_so(fake, client):
     fake.paused.set()
     result = client[0].apply_async(int)
     result.add_done_callback(callback)
-    fake.paused.clear()
+    fake.release(client)
     result.get(5)
     client[1].apply_sync(int)
     assert "callback" in problems[0]
@@ -105,7 +105,7 @@ def test_callbacks_may_submit(fake, client):
     fake.paused.set()
     result = client[0].apply_async(int)
     result.add_done_callback(lambda _: later.append(client[1].apply_async(abs, -2)))
-    fake.paused.clear()
+    fake.release(client)
     result.get(5)
     client[2].apply_sync(int)
     assert later[0].get(5) == 2
@@ -131,7 +131,7 @@ def test_await_with_a_timeout(fake, client):
 
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(main())
-    fake.paused.clear()
+    fake.release(client)
     assert result.get(5) == 0
 
 
@@ -141,7 +141,7 @@ def test_jobs_of_all_kinds_can_be_waited_for(fake, client):
     other: concurrent.futures.Future = concurrent.futures.Future()
     for jobs in (result, 0, result.msg_ids, result.msg_ids[0], [result, 0], [other, result], other):
         assert client.wait(jobs, timeout=0.01) is False
-    fake.paused.clear()
+    fake.release(client)
     other.set_result(None)
     for jobs in (result, 0, result.msg_ids, [result, [0]], [other, result], None):
         assert client.wait(jobs, timeout=5) is True
@@ -194,7 +194,7 @@ def test_an_execute_error_aborts_what_is_queued(fake, client):
     view = client[0]
     first, second, third = view.execute("1/0"), view.execute("b = 2"), view.apply_async(int)
     other = client[1].apply_async(int)
-    fake.paused.clear()
+    fake.release(client)
     with pytest.raises(ipp.RemoteError):
         first.get(5)
     for aborted in (second, third):
@@ -209,7 +209,7 @@ def test_aborted_and_failed_together(fake, client):
     fake.paused.set()
     result = client[:2].apply_async(fail)
     client.abort([result.msg_ids[0]])
-    fake.paused.clear()
+    fake.release(client)
     with pytest.raises(ipp.CompositeError) as caught:
         result.get(5)
     assert [ename for ename, *_ in caught.value.elist] == ["TaskAborted", "ZeroDivisionError"]
@@ -219,7 +219,7 @@ def test_an_engine_that_dies(fake, client):
     fake.paused.set()
     result = client[:].apply_async(int)
     fake.call(fake.remove_engine, 2)
-    fake.paused.clear()
+    fake.release(client)
     with pytest.raises(ipp.CompositeError) as caught:
         result.get(5)
     [(ename, evalue, _, info)] = caught.value.elist
@@ -289,7 +289,7 @@ def test_metadata(fake, client):
     assert single.engine_uuid == "world-2"
     assert single.metadata.msg_id == single.msg_ids[0]
     held = single.metadata
-    fake.paused.clear()
+    fake.release(client)
     client.wait(timeout=5)
     assert held.status == "ok"
     assert result.status == ["ok"] * 4
@@ -328,7 +328,7 @@ def test_progress_bars(fake, client, capsys):
     result = client[:].map_async(abs, range(10))
     result.wait_interactive(interval=0.01, timeout=0.05, widget=False)
     assert "0/10" in capsys.readouterr().out
-    fake.paused.clear()
+    fake.release(client)
     result.wait_interactive(widget=False)
     assert "10/10" in capsys.readouterr().out
     result.wait_interactive(widget=False, return_when=ipp.FIRST_EXCEPTION)
@@ -343,7 +343,7 @@ def test_a_map_result(fake, client):
     result = client[:].map_async(abs, range(-10, 0))
     assert isinstance(result, AsyncMapResult)
     assert (len(result), result.progress, result.ordered) == (10, 0, True)
-    fake.paused.clear()
+    fake.release(client)
     assert list(result) == list(range(10, 0, -1))
     assert result.progress == 10
     assert repr(result) == "<AsyncMapResult(abs): finished>"
@@ -375,7 +375,7 @@ def test_dead_engines_in_a_map_that_returns_exceptions(fake, client):
     fake.paused.set()
     result = client[:].map_async(abs, range(8), return_exceptions=True)
     fake.call(fake.remove_engine, 1)
-    fake.paused.clear()
+    fake.release(client)
     values = result.get(5)
     assert [getattr(value, "ename", value) for value in values] == [
         0,

@@ -231,7 +231,7 @@ def test_result_status(fake, client):
     first, second = result.msg_ids
     client.abort([second], block=True)
     assert client.result_status(result.msg_ids) == {"pending": [first], "completed": [second]}
-    fake.paused.clear()
+    fake.release(client)
     result.wait(5)
     status = client.result_status(result, status_only=False)
     assert status["completed"] == [first, second] and status[first] == 1
@@ -269,7 +269,7 @@ def test_purging(fake, client):
     result = client[:].apply_async(int)
     with pytest.raises(RuntimeError, match="outstanding"):
         client.purge_local_results(result)
-    fake.paused.clear()
+    fake.release(client)
     result.wait(5)
     for purge in (client.purge_local_results, client.purge_hub_results, client.purge_results):
         with pytest.raises(ValueError, match="at least one"):

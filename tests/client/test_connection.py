@@ -147,7 +147,7 @@ def test_a_refused_request_fails_alone(fake, client):
     fake.call(fake.tell_all, Refused("too large", first.msg_ids[0].rpartition("_")[0]))
     with pytest.raises(error.ConnectionRefused, match="too large"):
         first.get(5)
-    fake.paused.clear()
+    fake.release(client)
     assert second.get(5) == 0
 
 
@@ -287,7 +287,7 @@ def test_data_is_copied_unless_tracked(fake, client):
     array = np.zeros(500_000)
     copied = client[0].push({"a": array}, block=False)
     array[:] = 1
-    fake.paused.clear()
+    fake.release(client)
     copied.get(10)
     assert client[0]["a"].sum() == 0
     assert copied.sent

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
+import sys
 import threading
 
 import numpy as np
@@ -335,7 +338,7 @@ def test_history_and_outstanding(fake, client):
     assert one.outstanding == set(first.msg_ids)
     assert client.outstanding == {*first.msg_ids, *second.msg_ids}
     assert not one.wait(timeout=0.05)
-    fake.paused.clear()
+    fake.release(client)
     assert one.wait(timeout=5)
     assert client.wait(timeout=5)
     assert not client.outstanding
@@ -373,32 +376,30 @@ def test_shortcuts(view):
 
 
 def test_sync_imports(view, capsys):
-    import sys
-
     main = sys.modules["__main__"].__dict__  # the fake engines' namespace, as far as imports go
     with view.sync_imports():
-        pass
-    assert "colorsys" in main and "minidom" in main
-    del main["colorsys"], main["minidom"]
+        import colorsys
+        from xml.dom import minidom
+    assert main.pop("colorsys") is colorsys
+    assert main.pop("minidom") is minidom
     out = capsys.readouterr().out
     assert "importing colorsys on engine(s)" in out
     assert "importing minidom from xml.dom on engine(s)" in out
     with view.sync_imports(quiet=True):
-        pass
+        import colorsys
     assert not capsys.readouterr().out
     with view.importer:
-        pass
-    del main["colorsys"]
+        import colorsys
+    assert main.pop("colorsys") is colorsys
     with pytest.raises(NotImplementedError, match="local=False"), view.sync_imports(local=False):
         pass
 
 
 def test_sync_imports_restores_import_after_an_error(view):
-    import builtins
-
     before = builtins.__import__
     with pytest.raises(ModuleNotFoundError), view.sync_imports(quiet=True):
-        pass
+        importlib.import_module("json")
+        exec("import no_such_module", globals())
     assert builtins.__import__ is before
 
 
