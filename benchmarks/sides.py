@@ -73,6 +73,7 @@ class Side:
                 self.client.close()
                 self.cluster.stop_cluster_sync()
             self.client = None
+            psutil.wait_procs(self.processes(), timeout=10)  # the next measurement wants the cores
 
     def processes(self) -> list[psutil.Process]:
         """Return every process of this cluster, whoever its parent is by now."""

@@ -37,7 +37,7 @@ def render(lines: list[Line], names: list[str]) -> str:
             {True: "[green]reached[/]", False: "[red]not reached[/]", None: ""}[line.met],
         )
     out = io.StringIO()
-    Console(file=out, width=110, force_terminal=sys.stdout.isatty()).print(table)
+    Console(file=out, width=140, force_terminal=sys.stdout.isatty()).print(table)
     return out.getvalue()
 
 
