@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
@@ -98,7 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
     ip = arguments.ip.strip("[]")
     if ip not in ("*", "") and not ip[0].isdigit() and ":" not in ip:
-        ip = socket.gethostbyname(ip)
+        try:
+            ip = socket.gethostbyname(ip)
+        except OSError as error:
+            raise LaunchError(f"--ip {arguments.ip}: {error.strerror}") from None
+    if arguments.lifeline is not None:
+        try:
+            os.fstat(arguments.lifeline)
+        except OSError as error:
+            raise LaunchError(f"--lifeline {arguments.lifeline}: {error.strerror}") from None
     claim(directory, remove=arguments.remove_directory)
     server = Server(
         directory,

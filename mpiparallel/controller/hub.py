@@ -148,7 +148,8 @@ class Hub:
             silence = now - known.heard
             if silence > self.lost_after and not known.watched:
                 self._lost(peer, f"nothing was heard of it for {silence:.0f} s", WorldEvent.LOST)
-            elif silence >= state.heartbeat and now - known.asked >= state.heartbeat:
+            elif self.stopping or min(silence, now - known.asked) >= state.heartbeat:
+                # While the controller stops, asking finds out whose connection has gone.
                 known.asked = now
                 state.send(peer, Heartbeat(echo=True))
         return self._take()

@@ -16,7 +16,7 @@ from typing import Any
 from mpiparallel.controller.state import Peer
 from mpiparallel.error import WireError
 from mpiparallel.wire.frames import nbytes, pack
-from mpiparallel.wire.messages import CONTROL, Abort, Message
+from mpiparallel.wire.messages import CONTROL, Abort, Message, Output
 
 log = logging.getLogger(__name__)
 
@@ -178,4 +178,5 @@ class Outgoing:
 
 
 def _cost(message: Message) -> int:
-    return OVERHEAD + sum(map(nbytes, message.payload)) if message.payload else OVERHEAD
+    size = OVERHEAD + sum(map(nbytes, message.payload)) if message.payload else OVERHEAD
+    return size + len(message.header.text) if type(message.header) is Output else size

@@ -45,7 +45,7 @@ class Controller:
                 pass_fds=[read_end],
                 stderr=log,
                 stdout=log,
-                env={**os.environ, **(environ or {})},
+                env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environ or {})},
             )
         os.close(read_end)
 
@@ -70,10 +70,14 @@ class Controller:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(15)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                self.process.send_signal(signal.SIGABRT)  # for the traceback in the log
                 self.process.wait(10)
+                raise AssertionError(f"the controller did not end:\n{self.log.read_text()}") from None
+            finally:
+                self.process.kill()
+                self.process.wait()
 
 
 class FakePeer:
@@ -145,8 +149,9 @@ class FakeWorld(FakePeer):
     def hello(
         self, size: int = 1, name: str = "world", pids: list[int] | None = None, host: str = ""
     ) -> WelcomeWorld:
-        hosts = [host or socket.gethostname()] * size
-        self.send(HelloWorld("test", name, hosts, pids or [os.getpid()] * size))
+        # Processes that are named as this host's are killed when the world does not stop: name no other's.
+        hosts = [host or (socket.gethostname() if pids else "elsewhere")] * size
+        self.send(HelloWorld("test", name, hosts, pids or list(range(1, size + 1))))
         welcome: WelcomeWorld = self.expect(WelcomeWorld)
         return welcome
 
