@@ -1,0 +1,117 @@
+"""``mpiexec -n N python -m mpiparallel.engine``: one rank of a world of engines."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpiparallel import connection_file
+from mpiparallel.config import Config
+from mpiparallel.connection_file import NAMES
+from mpiparallel.error import ConnectionFileError, ConnectionRefused
+
+
+def make_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``mpiparallel engine``."""
+    parser = argparse.ArgumentParser(
+        prog="mpiparallel engine",
+        description="Run one engine; under mpiexec, one world of them.",
+        epilog="examples:\n  mpiexec -n 4 python -m mpiparallel.engine\n"
+        "  mpiexec -n 64 python -m mpiparallel.engine --connection-file ~/shared/engine.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--connection-file", type=Path, help="the controller's engine.json")
+    parser.add_argument("--profile", help="profile of the cluster to join (default: default)")
+    parser.add_argument("--cluster-id", help="id of the cluster to join (default: the profile's own)")
+    parser.add_argument("--engine-set", default="", help="a name for this world, as Cluster uses it")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="seconds to wait for the connection file, then for the controller"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run this rank's engine until its world ends; return the exit code."""
+    options = make_argument_parser().parse_args(argv)
+    faulthandler.enable()
+    # The terminal's Ctrl-C is for the program that the user looks at; engines are interrupted by their client.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = Config.from_environment()
+
+    from mpiparallel.engine.world import join_world
+
+    world = join_world()
+    from mpiparallel.engine.bridge import Line
+    from mpiparallel.engine.courier import Courier
+    from mpiparallel.engine.executor import Executor
+    from mpiparallel.engine.output import OutputCapture
+
+    outcome: tuple[list[int], str] = ([], "")
+    output = OutputCapture(lambda message: courier.post(message), config.output_window)
+    courier = None
+    if world.rank == 0:
+        try:
+            path = _connection_path(options, config)
+            info = _wait_for(path, options.timeout)
+            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set), output)
+        except (ConnectionFileError, ConnectionRefused, ValueError) as error:
+            outcome = ([], str(error))
+    _, trouble = world.mail.bcast(outcome)
+    if not trouble:
+        if courier is None:
+            courier = Courier(world, None, output)
+        else:
+            try:
+                outcome = (courier.register().engines, "")
+            except ConnectionRefused as error:
+                outcome = ([], str(error))
+        engines, trouble = world.mail.bcast(outcome)
+    if trouble:
+        if world.rank == 0:
+            print(f"mpiparallel engine: {trouble}", file=sys.stderr, flush=True)
+        return 1
+    assert courier is not None
+
+    sys.setswitchinterval(0.001)  # the courier must get its turn while user code computes
+    sys.stdin = open(os.devnull)
+    output.install()
+    faulthandler.enable(file=output.log)
+    output.engine = engines[world.rank]
+    courier.executor = Executor(engines[world.rank], output, courier.post)
+    courier.start()
+    courier.executor.run()
+    courier.join()
+    output.restore()
+    return 0
+
+
+def _connection_path(options: argparse.Namespace, config: Config) -> Path:
+    if options.connection_file is not None:
+        return Path(options.connection_file)
+    profile = options.profile or config.profile
+    return config.cluster_dir(profile, config.cluster_id if options.cluster_id is None else options.cluster_id) / (
+        NAMES["engine"]
+    )
+
+
+def _wait_for(path: Path, timeout: float) -> connection_file.ConnectionInfo:
+    """Read the connection file, waiting for it to appear."""
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise ConnectionFileError(
+                f"no connection file {path} after {timeout:.0f} s: start a controller first "
+                "(mpiparallel controller, or mpiparallel start)"
+            )
+        time.sleep(0.05)
+    return connection_file.read(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Rank 0's connection to the controller. Owned, as the mail is, by rank 0's courier.
+
+Everything of a world passes here: requests come in and are handed to the ranks they name, what ranks send goes out,
+many messages at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import zmq
+
+import mpiparallel
+from mpiparallel.config import Config
+from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.engine.world import World
+from mpiparallel.error import ConnectionRefused, WireError
+from mpiparallel.wire import frames as wire_frames
+from mpiparallel.wire.messages import (
+    CONTROL,
+    Abort,
+    Consumed,
+    Goodbye,
+    Heartbeat,
+    HelloWorld,
+    Message,
+    Refused,
+    Signal,
+    Stop,
+    Submit,
+    Supply,
+    WelcomeWorld,
+)
+
+MAX_BATCH = 512  # messages in one
+MAX_BATCH_BYTES = 8 << 20
+COLLECTIVE = 256 << 10  # bytes from which what several ranks get goes by a broadcast
+
+
+@dataclass(frozen=True)
+class Line:
+    """What it takes to reach the controller."""
+
+    info: ConnectionInfo
+    path: Path | None  # of the connection file
+    config: Config
+    timeout: float
+    engine_set: str = ""
+
+
+class Bridge:
+    """The world's ZeroMQ socket.
+
+    Parameters
+    ----------
+    line, world
+    route
+        Called with ({rank: message}, number of common frames, whether to use a collective).
+    """
+
+    def __init__(self, line: Line, world: World, route: Callable[[dict[int, Message], int, bool], None]) -> None:
+        self._line, self._world, self._route = line, world, route
+        self._ranks: dict[int, int] = {}  # engine id -> rank
+        self._control: deque[Message] = deque()
+        self._data: deque[Message] = deque()
+        self._unsent: list[Any] | None = None  # frames that the socket did not take yet
+        self._heard = self._asked = time.monotonic()
+        self._heartbeat = line.config.heartbeat
+        self.stopped_by: str | None = None  # why the world is to end
+        self._live: set[int] = set()
+        context = zmq.Context()
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 1000)
+        self.socket.setsockopt(zmq.SNDHWM, 64)
+        self.socket.setsockopt(zmq.RCVHWM, 64)
+        self.address = self._connect()
+
+    def _connect(self) -> str:
+        info = self._line.info
+        if info.is_local:
+            self.socket.connect(info.local)
+            return info.local
+        self.socket.curve_serverkey = info.server_key.encode()
+        self.socket.curve_publickey = info.public_key.encode()
+        self.socket.curve_secretkey = info.secret_key.encode()
+        for address in info.addresses[:1]:
+            self.socket.connect(address)
+        return info.addresses[0]
+
+    def register(self) -> WelcomeWorld:
+        """Introduce the world and return the controller's answer. Called before the courier runs.
+
+        Raises
+        ------
+        ConnectionRefused
+            If the controller does not want this world, or does not answer.
+        """
+        world = self._world
+        self._send(wire_frames.pack([Message(HelloWorld(
+            mpiparallel.__version__, world.name, world.hosts, world.pids, world.mpi, self._line.engine_set,
+        ))]))  # fmt: skip
+        deadline = time.monotonic() + self._line.timeout
+        while self.socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            for header, _ in wire_frames.unpack(self.socket.recv_multipart(copy=False)):
+                if isinstance(header, Refused):
+                    raise ConnectionRefused(f"the controller at {self.address} refused: {header.reason}")
+                if isinstance(header, WelcomeWorld):
+                    self._ranks = {engine: rank for rank, engine in enumerate(header.engines)}
+                    self._live = set(header.engines)
+                    self._heartbeat = header.heartbeat
+                    self._heard = time.monotonic()
+                    return header
+        raise ConnectionRefused(
+            f"no answer from the controller at {self.address} to {socket.gethostname()} within "
+            f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
+        )
+
+    # ------------------------------------------------------------ out
+
+    def post(self, message: Message) -> None:
+        """Send a message when the socket takes it."""
+        (self._control if type(message.header) in CONTROL else self._data).append(message)
+
+    def _flush(self) -> bool:
+        busy = False
+        while self._unsent or self._control or self._data:
+            if self._unsent is None:
+                self._unsent = wire_frames.pack(self._batch())
+            if not self._send(self._unsent):
+                break
+            self._unsent = None
+            busy = True
+        return busy
+
+    def _batch(self) -> list[Message]:
+        batch: list[Message] = []
+        size = 0
+        while (self._control or self._data) and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            message = (self._control or self._data).popleft()
+            size += sum(wire_frames.nbytes(frame) for frame in message.payload)
+            batch.append(message)
+        return batch
+
+    def _send(self, frames: list[Any]) -> bool:
+        try:
+            self.socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    # ------------------------------------------------------------ in
+
+    def progress(self) -> bool:
+        """Send and receive what can be; return whether anything happened."""
+        busy = self._flush()
+        for _ in range(64):
+            try:
+                frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            busy = True
+            self._heard = time.monotonic()
+            try:
+                messages = wire_frames.unpack(frames)
+            except WireError as error:
+                self.stopped_by = f"the controller sent what this engine does not understand: {error}"
+                break
+            for message in messages:
+                self._receive(message)
+        return self._flush() or busy
+
+    def _receive(self, message: Message) -> None:
+        header, payload = message
+        if isinstance(header, Submit):
+            self._submit(message)
+        elif isinstance(header, Abort | Signal | Stop):
+            if isinstance(header, Stop):
+                self._live -= set(header.engines)
+                if header.controller or not self._live:
+                    self.stopped_by = header.reason or "the controller ended this world"
+            self._hand_on(dict.fromkeys(header.engines, message))
+        elif isinstance(header, Supply | Consumed):
+            self._hand_on({header.engine: message})
+        elif isinstance(header, Heartbeat):
+            if header.echo:
+                self.post(Message(Heartbeat()))
+        elif isinstance(header, Refused):
+            if not header.request:
+                self.stopped_by = f"the controller refuses this world: {header.reason}"
+        elif isinstance(header, Goodbye):
+            self.stopped_by = header.reason or "the controller ended"
+
+    def _hand_on(self, messages: dict[int, Message]) -> None:
+        known = {self._ranks[engine]: message for engine, message in messages.items() if engine in self._ranks}
+        self._route(known, 0, False)
+
+    def _submit(self, message: Message) -> None:
+        header, payload = message
+        common = payload[: header.common]
+        if not header.parts:
+            bulk = sum(wire_frames.nbytes(frame) for frame in common) >= COLLECTIVE
+            messages = {self._ranks[engine]: message for engine in header.engines}
+            self._route(messages, header.common, bulk and len(messages) > 2)
+            return
+        messages = {}
+        start = header.common
+        for engine, count in zip(header.engines, header.parts, strict=True):
+            own = msgspec.structs.replace(header, engines=[engine], parts=[count])
+            messages[self._ranks[engine]] = Message(own, [*common, *payload[start : start + count]])
+            start += count
+        bulk = sum(wire_frames.nbytes(frame) for frame in common) >= COLLECTIVE
+        self._route(messages, header.common, bulk and len(messages) > 2)
+
+    # ------------------------------------------------------------ time
+
+    def tick(self) -> None:
+        """Ask a silent controller whether it is there, and give up on one that is gone."""
+        now = time.monotonic()
+        silence = now - self._heard
+        if silence > self._heartbeat and now - self._asked > self._heartbeat:
+            self._asked = now
+            self.post(Message(Heartbeat(echo=True)))
+        info, config = self._line.info, self._line.config
+        here = info.host == socket.gethostname()
+        if here and not psutil.pid_exists(info.pid):
+            file_gone = self._line.path is not None and not os.path.exists(self._line.path)
+            if file_gone or silence > config.orphan_after:
+                self.stopped_by = f"the controller (process {info.pid}) is gone"
+        elif not here and silence > config.orphan_after + config.lost_after:
+            self.stopped_by = f"no word from the controller at {self.address} for {silence:.0f} s"
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and let go of the socket; what is queued still leaves within a second."""
+        self._data.append(Message(Goodbye("" if reason.startswith("the controller ended") else reason)))
+        deadline = time.monotonic() + 1.0
+        while (self._unsent or self._data or self._control) and time.monotonic() < deadline:
+            if not self._flush():
+                self.socket.poll(10, zmq.POLLOUT)
+        self.socket.close()

@@ -1,0 +1,118 @@
+"""Runs user code, on the main thread, one task after the other.
+
+The courier puts Submits in and takes them out again to abort them; the executor posts results back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from mpiparallel.engine.output import OutputCapture
+from mpiparallel.engine.verbs import Verbs, describe
+from mpiparallel.wire import objects
+from mpiparallel.wire.messages import Failure, Lacks, Message, Result
+
+
+class Executor:
+    """The queue of one engine and the loop that works through it.
+
+    Parameters
+    ----------
+    engine_id, output
+    post
+        Takes messages for the controller, from any thread.
+    """
+
+    def __init__(self, engine_id: int, output: OutputCapture, post: Callable[[Message], None]) -> None:
+        self.engine_id, self._output, self._post = engine_id, output, post
+        self.verbs = Verbs(engine_id, output, self._ask_for_function)
+        # A task may run while it is in `_waiting`; whoever pops it from there, and nobody else, answers it.
+        self._waiting: dict[int, Message] = {}
+        self._numbers = itertools.count()
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._interruptible = False
+        self._stopping = False
+        self.running: str | None = None  # the request under way
+        self.finished = False
+
+    # ------------------------------------------------------------ called by the courier
+
+    def put(self, message: Message) -> None:
+        """Queue a task."""
+        number = next(self._numbers)
+        self._waiting[number] = message
+        self._queue.put(number)
+
+    def abort(self, request: str | None = None, client: str | None = None) -> None:
+        """Answer for the tasks that have not begun: those of a request, of a client, or all."""
+        for number, message in list(self._waiting.items()):
+            header = message.header
+            if request not in (None, header.request) or client not in (None, header.client):
+                continue
+            if self._waiting.pop(number, None) is not None:
+                self._post(Message(Result(header.request, self.engine_id, "aborted")))
+
+    def stop(self) -> None:
+        """Make the loop end after the task under way."""
+        self._stopping = True
+        self.abort()
+        self._queue.put(None)
+
+    # ------------------------------------------------------------ the main thread
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        signal.signal(signal.SIGINT, self._interrupt)
+        while not self._stopping:
+            try:
+                number = self._queue.get()
+                message = None if number is None else self._waiting.pop(number, None)
+                if message is not None:
+                    self._run_task(message)
+            except KeyboardInterrupt:
+                continue  # came between two tasks: there is nothing to interrupt
+            message = None  # holds no user data while waiting
+        self.finished = True
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._interruptible:
+            raise KeyboardInterrupt
+
+    def _run_task(self, message: Message) -> None:
+        header = message.header
+        assert header.__class__.__name__ == "Submit"
+        self._output.begin(header.request, header.client)
+        self.running = header.request
+        started = time.time()
+        failure, frames = self._call(message)
+        self._output.finish()
+        status: Any = "ok" if failure is None else "error"
+        if failure is not None and header.verb == "execute":
+            self.abort(client=header.client)
+        self.running = None
+        result = Result(
+            header.request, self.engine_id, status, started, time.time(), failure, self.verbs.execution_count
+        )
+        self._post(Message(result, frames))
+
+    def _call(self, message: Message) -> tuple[Failure | None, list[Any]]:
+        """Run the user's part of a task; whatever it raises is its result."""
+        try:
+            self._interruptible = True
+            value = self.verbs.run(message)
+            frames = [] if value is None else objects.copied(objects.dumps(value))
+            self._interruptible = False
+        except BaseException as error:  # SystemExit and KeyboardInterrupt, too, end a task and not the engine
+            self._interruptible = False
+            return describe(error), []
+        return None, frames
+
+    def _ask_for_function(self, message: Message) -> None:
+        header = message.header
+        self._post(Message(Lacks(header.client, self.engine_id, header.function)))

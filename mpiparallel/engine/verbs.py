@@ -1,0 +1,174 @@
+"""What each verb of a Submit does on an engine. Called by the executor, on the main thread."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+from mpiparallel.engine.functions import FunctionCache
+from mpiparallel.engine.output import OutputCapture
+from mpiparallel.engine.world import user_names
+from mpiparallel.error import RemoteError
+from mpiparallel.wire import objects
+from mpiparallel.wire.messages import Failure, Message
+from mpiparallel.wire.references import resolve
+
+
+class CellError(Exception):
+    """A cell raised; the traceback was rendered by IPython."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class Verbs:
+    """The user's namespace and everything a client can do to it.
+
+    Parameters
+    ----------
+    engine_id, output
+    lacks
+        Asks the client of a message for a function, by digest.
+    """
+
+    def __init__(self, engine_id: int, output: OutputCapture, lacks: Callable[[Message], None]) -> None:
+        self._engine_id, self._output, self._lacks = engine_id, output, lacks
+        self.module = types.ModuleType("__main__", "The namespace of this engine.")
+        self.names = self.module.__dict__
+        self.names.update(user_names(engine_id), __builtins__=__builtins__)
+        sys.modules["__main__"] = self.module
+        self._namespace = objects.MainNamespace(self.names)
+        self.functions = FunctionCache(self._namespace)
+        self._shell: Any = None
+        self.execution_count: int | None = None
+
+    def run(self, message: Message) -> Any:
+        """Do what a Submit asks and return its value. Raises what user code raises."""
+        self.execution_count = None
+        return getattr(self, f"_{message.header.verb}")(message)
+
+    # ------------------------------------------------------------ functions
+
+    def _function(self, message: Message) -> Any:
+        header, payload = message
+        frames = payload[: header.function_frames]
+        if not header.function:
+            return objects.loads(frames, self._namespace)
+        return self.functions.get(header.function, frames, lambda: self._lacks(message))
+
+    def _arguments(self, message: Message) -> Any:
+        return objects.loads(message.payload[message.header.function_frames :], self._namespace)
+
+    def _apply(self, message: Message) -> Any:
+        function = resolve(self._function(message), self.names)
+        args, kwargs = self._arguments(message)
+        args = [resolve(arg, self.names) for arg in args]
+        kwargs = {name: resolve(arg, self.names) for name, arg in kwargs.items()}
+        return function(*args, **kwargs)
+
+    def _map(self, message: Message) -> list[Any]:
+        function = resolve(self._function(message), self.names)
+        chunks = [resolve(chunk, self.names) for chunk in self._arguments(message)]
+        if not message.header.options.get("return_exceptions"):
+            return list(map(function, *chunks))
+        results = []
+        for items in zip(*chunks, strict=False):
+            try:
+                results.append(function(*items))
+            except Exception as error:  # the caller asked for the errors among the results
+                failure = describe(error)
+                info = {"engine_id": self._engine_id, "method": "apply"}
+                results.append(RemoteError(failure.ename, failure.evalue, failure.traceback, info))
+        return results
+
+    # ------------------------------------------------------------ cells
+
+    def _execute(self, message: Message) -> dict[str, Any]:
+        code = objects.loads(message.payload, self._namespace)
+        silent = bool(message.header.options.get("silent", True))
+        shell = self.shell()
+        if not silent:
+            self._output.publish("execute_input", None, code)
+        shell.stored_traceback = None
+        outcome = shell.run_cell(code, store_history=not silent, silent=silent)
+        self.execution_count = shell.execution_count - (0 if silent else 1)
+        error = outcome.error_before_exec or outcome.error_in_exec
+        if error is not None:
+            lines = shell.stored_traceback
+            text = "\n".join(lines) if lines else describe(error).traceback
+            raise CellError(Failure(type(error).__name__, _text(error), text)) from error
+        return {"execution_count": self.execution_count}
+
+    def shell(self) -> Any:
+        """Return the IPython shell, made at the first call."""
+        if self._shell is None:
+            from mpiparallel.engine.shell import make_shell
+
+            self._shell = make_shell(self.module, self._output)
+        return self._shell
+
+    # ------------------------------------------------------------ names
+
+    def _push(self, message: Message) -> None:
+        for name, value in objects.loads(message.payload, self._namespace).items():
+            self._assign(name, value)
+
+    def _scatter(self, message: Message) -> None:
+        self._assign(str(message.header.options["key"]), objects.loads(message.payload, self._namespace))
+
+    def _assign(self, name: str, value: Any) -> None:
+        if name.isidentifier():
+            self.names[name] = value
+            return
+        self.names["_pushed_value"] = value
+        try:
+            exec(f"{name} = _pushed_value", self.names)
+        finally:
+            del self.names["_pushed_value"]
+
+    def _pull(self, message: Message) -> Any:
+        wanted = objects.loads(message.payload)
+        if isinstance(wanted, str):
+            return self._value(wanted)
+        return [self._value(name) for name in wanted]
+
+    _gather = _pull
+
+    def _value(self, name: str) -> Any:
+        if name in self.names:
+            return self.names[name]
+        return eval(name, self.names)
+
+    def _clear(self, message: Message) -> None:
+        if self._shell is not None:
+            self._shell.reset(new_session=False)
+        keep = {name for name in self.names if name.startswith("__")}
+        if self._shell is not None:
+            keep |= {"In", "Out", "get_ipython", "exit", "quit", "open", "_ih", "_oh", "_dh"}
+        for name in set(self.names) - keep:
+            del self.names[name]
+        self.names.update(user_names(self._engine_id))
+        self._namespace.clear()
+        self.functions.clear()
+
+
+def describe(error: BaseException) -> Failure:
+    """Return an exception as strings, without the frames that are ours."""
+    if isinstance(error, CellError):
+        return error.failure
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("mpiparallel."):
+        trace = trace.tb_next
+    # With nothing but frames of ours left out, "Traceback" would promise frames that do not follow.
+    lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
+    return Failure(type(error).__name__, _text(error), "".join(lines).rstrip())
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # user code's __str__ may raise anything; the error itself must still be told
+        return f"<{type(error).__name__} whose __str__ raised {type(second).__name__}>"
