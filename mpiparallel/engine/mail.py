@@ -59,7 +59,7 @@ class Mail:
         self._sends: deque[tuple[list[Any], Any]] = deque()  # requests, and the memory they read
         self._arrivals: dict[int, deque[_Arrival]] = {}  # by source
         self._groups: OrderedDict[tuple[int, ...], int] = OrderedDict()  # kept by rank 0: ranks -> id
-        self._comms: dict[int, Any] = {WORLD_GROUP: world.bulk.Dup()}
+        self._comms: dict[int, Any] = {WORLD_GROUP: world.bulk}
         self._next_group = WORLD_GROUP + 1
         self._size = world.size
         self._status = MPI.Status()
