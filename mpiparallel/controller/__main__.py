@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -108,6 +109,7 @@ def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
             os.fstat(arguments.lifeline)
         except OSError as error:
             raise LaunchError(f"--lifeline {arguments.lifeline}: {error.strerror}") from None
+    _allow_many_connections()
     claim(directory, remove=arguments.remove_directory)
     server = Server(
         directory,
@@ -121,6 +123,12 @@ def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
     with server, _Signals(server) as wakeup:
         server.run(wakeup)
     return EXIT_OK
+
+
+def _allow_many_connections() -> None:
+    """Take all the file descriptors that we may: each connection is one, and the usual 1024 are few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Signals:
