@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake import FakeController
 
+from client.fake import FakeController
 from mpiparallel.client.client import Client
 
 

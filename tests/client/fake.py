@@ -271,7 +271,7 @@ class FakeController:
             items = zip(*[resolve(chunk, names) for chunk in content], strict=True)
             return [self._item(function, item, header.options["return_exceptions"]) for item in items]
         if verb == "execute":
-            return self._execute(engine, content, output)
+            return self._execute(engine, content, output if not header.options["silent"] else None)
         if verb == "push":
             for key, value in content.items():
                 names["_pushed"] = value
@@ -298,8 +298,9 @@ class FakeController:
             return RemoteError(type(error).__name__, str(error), traceback.format_exc())
 
     def _execute(self, engine: FakeEngine, code: str, output) -> dict:
-        engine.count += 1
-        output("execute_input", code)
+        if output is not None:
+            engine.count += 1
+            output("execute_input", code)
         *lines, last = code.rstrip().splitlines()
         try:
             expression = compile(last, "<cell>", "eval")
@@ -308,7 +309,7 @@ class FakeController:
         else:
             exec("\n".join(lines), engine.names)
             value = eval(expression, engine.names)
-            if value is not None:
+            if value is not None and output is not None:
                 content = {
                     "data": {"text/plain": repr(value)},
                     "metadata": {},

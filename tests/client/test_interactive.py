@@ -45,9 +45,7 @@ def shell(client):
     from IPython.core.interactiveshell import InteractiveShell
 
     InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance(
-        colors="nocolor" if hasattr(InteractiveShell, "theme_name") else "NoColor"
-    )
+    shell = InteractiveShell.instance()
     shell.user_ns.update(view=client[:], one=client[0], fail=fail)
     yield shell
     shell.history_manager.end_session()
@@ -71,7 +69,7 @@ def test_ipython_shows_every_engines_traceback(shell, capsys):
 
 
 def test_ipython_shows_replies(shell, capsys):
-    shell.run_cell("one.execute('6 * 7', block=True).get()")
+    shell.run_cell("one.execute('6 * 7', silent=False, block=True).get()")
     assert "Out[0:1]: 42" in capsys.readouterr().out
 
 

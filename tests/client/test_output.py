@@ -28,7 +28,7 @@ def display(text: str, **content):
 
 
 def test_execute_returns_replies_also_when_it_blocks(client):
-    result = client[:].execute("print('hi')\n1 + 1", block=True)
+    result = client[:].execute("print('hi')\n1 + 1", silent=False, block=True)
     replies = result.get()
     assert [type(reply) for reply in replies] == [ExecuteReply] * 4
     assert repr(replies[0]) == "<ExecuteReply[1]: 2>"
@@ -45,11 +45,11 @@ def test_execute_returns_replies_also_when_it_blocks(client):
 
 
 def test_a_single_reply(client, capsys):
-    reply = client[2].execute("'x' * 50", block=True).get()
+    reply = client[2].execute("'x' * 50", silent=False, block=True).get()
     assert repr(reply) == f"<ExecuteReply[1]: {('x' * 50).__repr__()[:29]}...>"
     reply.display()
     assert capsys.readouterr().out == f"Out[2:1]: {'x' * 50!r}\n"
-    nothing = client[2].execute("a = 1", block=True).get()
+    nothing = client[2].execute("a = 1", silent=False, block=True).get()
     assert repr(nothing) == "<ExecuteReply[2]: >"
     nothing.display()
     assert capsys.readouterr().out == ""
@@ -58,7 +58,7 @@ def test_a_single_reply(client, capsys):
 def test_replies_print_themselves_in_ipython(client):
     from IPython.lib.pretty import pretty
 
-    assert pretty(client[1].execute("5", block=True).get()) == "Out[1:1]: 5"
+    assert pretty(client[1].execute("5", silent=False, block=True).get()) == "Out[1:1]: 5"
 
 
 def test_rich_output():
@@ -68,6 +68,13 @@ def test_rich_output():
     assert rich._repr_png_() == ("abc", {"width": 5})
     assert rich._repr_html_() == "<b>"
     assert rich._repr_svg_() is None
+
+
+def test_a_silent_cell_shows_no_result(client):
+    reply = client[0].execute("print('hi')\n5", block=True).get()
+    assert repr(reply) == "<ExecuteReply[0]: >"
+    assert reply.execute_result is None and reply.execute_input is None
+    assert reply.stdout == "hi\n"
 
 
 # ---------------------------------------------------------------- metadata
@@ -126,7 +133,9 @@ def test_metadata_alone():
 
 
 def test_display_outputs_by_type(client, capsys):
-    client[:2].execute("print('hi')\nimport sys; _output('stderr', 'oh\\n')\n5", block=True).display_outputs()
+    client[:2].execute(
+        "print('hi')\nimport sys; _output('stderr', 'oh\\n')\n5", False, block=True
+    ).display_outputs()
     shown = capsys.readouterr()
     assert shown.out == "[stdout:0] \nhi\n[stdout:1] \nhi\nOut[0:1]: 5\nOut[1:1]: 5\n"
     assert shown.err == "[stderr:0] \noh\n[stderr:1] \noh\n"
@@ -134,7 +143,7 @@ def test_display_outputs_by_type(client, capsys):
 
 def test_display_outputs_by_engine_and_order(client, capsys):
     code = "\n".join(["print('hi')", display("p1"), display("p2"), "7"])
-    result = client[:2].execute(code, block=True)
+    result = client[:2].execute(code, silent=False, block=True)
     result.display_outputs("engine")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("[")] == [
@@ -153,7 +162,7 @@ def test_display_outputs_by_engine_and_order(client, capsys):
 
 
 def test_display_outputs_of_other_results(fake, client, capsys):
-    client[0].execute("print('alone')\n3", block=True).display_outputs()
+    client[0].execute("print('alone')\n3", silent=False, block=True).display_outputs()
     assert capsys.readouterr().out == "alone\nOut[0:1]: 3\n"
     client[:].map_async(abs, [1, 2, 3]).wait_interactive(widget=False)
     capsys.readouterr()
