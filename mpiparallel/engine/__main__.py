@@ -31,7 +31,10 @@ def make_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster-id", help="id of the cluster to join (default: the profile's own)")
     parser.add_argument("--engine-set", default="", help="a name for this world, as Cluster uses it")
     parser.add_argument(
-        "--timeout", type=float, default=30.0, help="seconds to wait for the connection file, then for the controller"
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds to wait for the connection file, then for the controller",
     )
     return parser
 
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run this rank's engine until its world ends; return the exit code."""
     options = make_argument_parser().parse_args(argv)
     faulthandler.enable()
-    # The terminal's Ctrl-C is for the program that the user looks at; engines are interrupted by their client.
+    # The terminal's Ctrl-C is for the program that the user looks at; an engine's client interrupts it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = Config.from_environment()
 
@@ -79,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert courier is not None
 
     sys.setswitchinterval(0.001)  # the courier must get its turn while user code computes
-    sys.stdin = open(os.devnull)
+    sys.stdin = open(os.devnull)  # noqa: SIM115: it stays for the life of the process
     output.install()
     faulthandler.enable(file=output.log)
     output.engine = engines[world.rank]
     courier.executor = Executor(engines[world.rank], output, courier.post)
     courier.start()
-    courier.executor.run()
+    courier.serve()
     courier.join()
     output.restore()
     return 0
@@ -95,8 +98,9 @@ def _connection_path(options: argparse.Namespace, config: Config) -> Path:
     if options.connection_file is not None:
         return Path(options.connection_file)
     profile = options.profile or config.profile
-    return config.cluster_dir(profile, config.cluster_id if options.cluster_id is None else options.cluster_id) / (
-        NAMES["engine"]
+    return (
+        config.cluster_dir(profile, config.cluster_id if options.cluster_id is None else options.cluster_id)
+        / (NAMES["engine"])
     )
 
 

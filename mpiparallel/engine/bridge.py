@@ -1,7 +1,7 @@
 """Rank 0's connection to the controller. Owned, as the mail is, by rank 0's courier.
 
-Everything of a world passes here: requests come in and are handed to the ranks they name, what ranks send goes out,
-many messages at a time.
+Everything of a world passes here: requests come in and are handed to the ranks they name, what ranks
+send goes out, many messages at a time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Bridge:
         Called with ({rank: message}, number of common frames, whether to use a collective).
     """
 
-    def __init__(self, line: Line, world: World, route: Callable[[dict[int, Message], int, bool], None]) -> None:
+    def __init__(
+        self, line: Line, world: World, route: Callable[[dict[int, Message], int, bool], None]
+    ) -> None:
         self._line, self._world, self._route = line, world, route
         self._ranks: dict[int, int] = {}  # engine id -> rank
         self._control: deque[Message] = deque()
@@ -163,10 +165,10 @@ class Bridge:
         """Send and receive what can be; return whether anything happened."""
         busy = self._flush()
         for _ in range(64):
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
+            # Asking is five times cheaper than the exception of a receive in vain.
+            if not self.socket.get(zmq.EVENTS) & zmq.POLLIN:
                 break
+            frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             busy = True
             self._heard = time.monotonic()
             try:
@@ -179,7 +181,7 @@ class Bridge:
         return self._flush() or busy
 
     def _receive(self, message: Message) -> None:
-        header, payload = message
+        header = message.header
         if isinstance(header, Submit):
             self._submit(message)
         elif isinstance(header, Abort | Signal | Stop):
@@ -200,7 +202,9 @@ class Bridge:
             self.stopped_by = header.reason or "the controller ended"
 
     def _hand_on(self, messages: dict[int, Message]) -> None:
-        known = {self._ranks[engine]: message for engine, message in messages.items() if engine in self._ranks}
+        known = {
+            self._ranks[engine]: message for engine, message in messages.items() if engine in self._ranks
+        }
         self._route(known, 0, False)
 
     def _submit(self, message: Message) -> None:

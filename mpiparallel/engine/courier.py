@@ -1,27 +1,24 @@
-"""The courier: the thread of a rank that moves messages while user code runs.
+"""The courier of a rank: it moves messages, also while user code runs.
 
-It owns the private communicators (`Mail`) and, on rank 0, the controller's socket (`Bridge`). It never runs user
-code and never waits for it. Data flow of a request, with who owns what::
+It owns the private communicators (`Mail`) and, on rank 0, the controller's socket (`Bridge`). It never runs
+user code and never waits for it. Data flow of a request::
 
-    controller ==zmq==> Bridge (rank 0's courier) --Mail (MPI)--> courier of rank k --queue--> Executor (main thread)
-    controller <=zmq== Bridge (rank 0's courier) <--Mail (MPI)-- courier of rank k <--outbox-- Executor, OutputCapture
+    controller =zmq=> Bridge (rank 0) -Mail (MPI)-> courier of rank k -> Executor (main thread)
+    controller <=zmq= Bridge (rank 0) <-Mail (MPI)- courier of rank k <-outbox- Executor, OutputCapture
 
-An idle courier polls ever less often, up to every `NAP_MAX` seconds; rank 0's wakes at once for its socket, and any
-for its own executor.
+Two threads take turns at it, and whoever holds `_drive` owns the resources: the main thread while it has no
+task, which saves two changes of thread for each request, and the courier's own thread while user code runs.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
-import select
 import signal
 import threading
 import time
 from collections import deque
-from typing import Any
-
-import zmq
+from collections.abc import Callable
 
 from mpiparallel.engine.bridge import Bridge, Line
 from mpiparallel.engine.executor import Executor
@@ -31,6 +28,7 @@ from mpiparallel.engine.world import World
 from mpiparallel.wire.messages import (
     Abort,
     Consumed,
+    Lacks,
     Message,
     Output,
     Result,
@@ -41,8 +39,9 @@ from mpiparallel.wire.messages import (
     WelcomeWorld,
 )
 
-SPIN = 0.0005  # seconds of yielding before an idle courier sleeps
-NAP_MIN, NAP_MAX = 0.00005, 0.005  # its sleeps, growing
+SPIN = 0.0005  # seconds of yielding before an idle courier naps
+NAP_MIN, NAP_MAX = 0.00005, 0.005  # its naps, growing
+STANDBY = 0.01  # how often the thread looks whether it is its turn
 TICK = 0.5  # seconds between looks at the clock's business
 GRACE = 3.0  # seconds that user code has to end when the world does
 LEAVE = Stop([], controller=True)  # rank 0 tells the others to end
@@ -65,14 +64,11 @@ class Courier(threading.Thread):
         self.mail = Mail(world, self._from_mail)
         self.bridge = Bridge(line, world, self._route) if line is not None else None
         self.executor: Executor
-        self._outbox: deque[Message] = deque()
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        self._asleep = False
-        self._leaving: str | None = None
         self.reason = ""
-        self._poller = self._make_poller()
+        self._outbox: deque[Message] = deque()
+        self._drive = threading.Lock()
+        self._leaving: str | None = None
+        self._last_tick = time.monotonic()
 
     def register(self) -> WelcomeWorld:
         """Introduce the world to the controller. Called on rank 0 before the thread starts."""
@@ -82,81 +78,57 @@ class Courier(threading.Thread):
     def post(self, message: Message) -> None:
         """Send a message to the controller, from any thread."""
         self._outbox.append(message)
-        if self._asleep:
-            self._wake()
 
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_writer, b"x")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+    # ------------------------------------------------------------ the two threads
 
-    # ------------------------------------------------------------ the thread
+    def serve(self) -> None:
+        """Work until the world ends: run tasks, and drive while there are none. The main thread's loop."""
+        pace = _Pace(self._nap)
+        while self._leaving is None:
+            if self.executor.run_next():
+                pace.reset()
+                continue
+            with self._drive:
+                busy = self._step()
+            if not self.executor.waiting:
+                pace.wait(busy)
+        self.executor.finished = True
 
     def run(self) -> None:
-        """Work until the world ends, then leave together with the other couriers."""
-        idle_since = last_tick = time.monotonic()
-        nap = NAP_MIN
+        """Drive while the executor is busy; at the end, leave together with the other couriers."""
+        pace = _Pace(time.sleep)
         while self._leaving is None:
-            busy = self._step()
-            now = time.monotonic()
-            if now - last_tick > TICK:
-                last_tick = now
-                self._tick()
-            if busy:
-                idle_since, nap = now, NAP_MIN
-            elif now - idle_since < SPIN:
-                os.sched_yield()
-            elif self._sleep(nap):
-                idle_since, nap = time.monotonic(), NAP_MIN
+            if self.executor.busy:
+                with self._drive:
+                    busy = self._step()
+                pace.wait(busy)
             else:
-                nap = min(nap * 1.5, NAP_MAX)
-        self._leave()
+                pace.reset()
+                time.sleep(STANDBY)
+        with self._drive:
+            self._leave()
 
     def _step(self) -> bool:
+        """Move everything that can be moved now; return whether there was anything."""
         busy = self.output.pump()
         busy = self.mail.progress() or busy
         busy = self._send_outbox() or busy
         if self.bridge is not None:
             busy = self.bridge.progress() or busy
+            now = time.monotonic()
+            if now - self._last_tick > TICK:
+                self._last_tick = now
+                self.bridge.tick()
             if self.bridge.stopped_by is not None:
                 self._end_world(self.bridge.stopped_by)
         return busy
 
-    def _tick(self) -> None:
-        if self.bridge is not None:
-            self.bridge.tick()
-
-    def _make_poller(self) -> Any:
-        if self.bridge is None:
-            poller = select.poll()
-            poller.register(self._wake_reader, select.POLLIN)
-            return poller
-        zmq_poller = zmq.Poller()
-        zmq_poller.register(self._wake_reader, zmq.POLLIN)
-        zmq_poller.register(self.bridge.socket, zmq.POLLIN)
-        return zmq_poller
-
-    def _sleep(self, seconds: float) -> bool:
-        """Sleep until something of ours happens; return whether it did."""
-        self._asleep = True
-        try:
-            if self._outbox:
-                return True
-            # Both pollers count in whole milliseconds; a shorter nap is a plain one.
-            if seconds < 0.001:
-                time.sleep(seconds)
-                return bool(self._poller.poll(0)) and self._drain_wakeups()
-            return bool(self._poller.poll(int(seconds * 1000))) and self._drain_wakeups()
-        finally:
-            self._asleep = False
-
-    def _drain_wakeups(self) -> bool:
-        try:
-            os.read(self._wake_reader, 4096)
-        except BlockingIOError:
-            pass  # it was the socket
-        return True
+    def _nap(self, seconds: float) -> None:
+        # Rank 0 wakes at once for its socket; ZeroMQ's poll counts in whole milliseconds.
+        if self.bridge is not None and seconds >= 0.001:
+            self.bridge.socket.poll(int(seconds * 1000))
+        else:
+            time.sleep(seconds)
 
     def _send_outbox(self) -> bool:
         outbox = self._outbox
@@ -183,7 +155,7 @@ class Courier(threading.Thread):
         header = message.header
         if isinstance(header, Submit):
             self.executor.put(message)
-        elif isinstance(header, Output | Result) or type(header).__name__ == "Lacks":
+        elif isinstance(header, Output | Result | Lacks):
             assert self.bridge is not None
             self.bridge.post(message)
         elif isinstance(header, Consumed):
@@ -215,32 +187,55 @@ class Courier(threading.Thread):
         """
         faulthandler.dump_traceback_later(GRACE + 4, exit=True, file=self.output.log)
         self.output.discard()
-        self.executor.stop()
+        self.executor.abort()
         deadline = time.monotonic() + GRACE
-        interrupted = False
+        interrupt_at = 0.0
         barrier = None
-        while time.monotonic() < deadline:
-            self._step_without_controller()
+        together = False
+        while not together and time.monotonic() < deadline:
+            self._last_steps()
             if not self.executor.finished:
-                if not interrupted:
+                if time.monotonic() > interrupt_at:
+                    interrupt_at = time.monotonic() + 0.5
                     os.kill(os.getpid(), signal.SIGINT)
-                    interrupted = True
             elif barrier is None:
                 barrier = self.world.bulk.Ibarrier()
-            elif barrier.Test():
-                break
+            else:
+                together = barrier.Test()
             time.sleep(0.001)
-        together = barrier is not None and barrier.Test()
         if self.bridge is not None:
             self.bridge.close(self.reason)
         if not together:
-            # Somebody is stuck, so MPI_Finalize would be, too. The first rank to leave takes the others along.
-            os.write(self.output.log, b"mpiparallel: not all ranks ended in time; leaving without MPI_Finalize\n")
+            # Somebody is stuck, so MPI_Finalize would be, too. The first to leave takes the others along.
+            os.write(self.output.log, b"mpiparallel: not all ranks ended in time; no MPI_Finalize\n")
             os._exit(1)
 
-    def _step_without_controller(self) -> None:
+    def _last_steps(self) -> None:
         self.output.pump()
         self.mail.progress()
         self._send_outbox()
         if self.bridge is not None:
             self.bridge.progress()
+
+
+class _Pace:
+    """How a polling thread waits: it yields at first, then naps ever longer."""
+
+    def __init__(self, nap: Callable[[float], None]) -> None:
+        self._nap = nap
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, as after work."""
+        self._idle_since = time.monotonic()
+        self._seconds = NAP_MIN
+
+    def wait(self, busy: bool) -> None:
+        """Wait as long as `busy`, now and before, suggests."""
+        if busy:
+            self.reset()
+        elif time.monotonic() - self._idle_since < SPIN:
+            os.sched_yield()
+        else:
+            self._nap(self._seconds)
+            self._seconds = min(self._seconds * 1.5, NAP_MAX)

@@ -6,9 +6,9 @@ The courier puts Submits in and takes them out again to abort them; the executor
 from __future__ import annotations
 
 import itertools
-import queue
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -32,22 +32,25 @@ class Executor:
     def __init__(self, engine_id: int, output: OutputCapture, post: Callable[[Message], None]) -> None:
         self.engine_id, self._output, self._post = engine_id, output, post
         self.verbs = Verbs(engine_id, output, self._ask_for_function)
-        # A task may run while it is in `_waiting`; whoever pops it from there, and nobody else, answers it.
-        self._waiting: dict[int, Message] = {}
+        # A task runs, or is aborted, by whoever takes it from here.
+        self._waiting: OrderedDict[int, Message] = OrderedDict()
         self._numbers = itertools.count()
-        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._interruptible = False
-        self._stopping = False
+        self.busy = False
         self.running: str | None = None  # the request under way
         self.finished = False
+        signal.signal(signal.SIGINT, self._interrupt)
 
     # ------------------------------------------------------------ called by the courier
 
     def put(self, message: Message) -> None:
         """Queue a task."""
-        number = next(self._numbers)
-        self._waiting[number] = message
-        self._queue.put(number)
+        self._waiting[next(self._numbers)] = message
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are tasks in the queue."""
+        return bool(self._waiting)
 
     def abort(self, request: str | None = None, client: str | None = None) -> None:
         """Answer for the tasks that have not begun: those of a request, of a client, or all."""
@@ -58,27 +61,20 @@ class Executor:
             if self._waiting.pop(number, None) is not None:
                 self._post(Message(Result(header.request, self.engine_id, "aborted")))
 
-    def stop(self) -> None:
-        """Make the loop end after the task under way."""
-        self._stopping = True
-        self.abort()
-        self._queue.put(None)
-
     # ------------------------------------------------------------ the main thread
 
-    def run(self) -> None:
-        """Work until `stop`."""
-        signal.signal(signal.SIGINT, self._interrupt)
-        while not self._stopping:
-            try:
-                number = self._queue.get()
-                message = None if number is None else self._waiting.pop(number, None)
-                if message is not None:
-                    self._run_task(message)
-            except KeyboardInterrupt:
-                continue  # came between two tasks: there is nothing to interrupt
-            message = None  # holds no user data while waiting
-        self.finished = True
+    def run_next(self) -> bool:
+        """Run the next task; return False if there is none."""
+        try:
+            _, message = self._waiting.popitem(last=False)
+        except KeyError:
+            return False
+        self.busy = True
+        try:
+            self._run_task(message)
+        finally:
+            self.busy = False
+        return True
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._interruptible:

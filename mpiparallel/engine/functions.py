@@ -72,7 +72,9 @@ class FunctionCache:
     def _wait(self, digest: bytes) -> Sequence[Any]:
         with self._arrived:
             if not self._arrived.wait_for(lambda: digest in self._supplied, PATIENCE):
-                raise TaskTimeout(f"the client did not send the function it asked for within {PATIENCE:.0f} s")
+                raise TaskTimeout(
+                    f"the client did not send the function it asked for within {PATIENCE:.0f} s"
+                )
             frames = self._supplied.pop(digest)
         if not frames:
             raise TaskTimeout("the client that has this function is gone, or no longer has it")

@@ -1,8 +1,8 @@
 """What user code prints: everything written to file descriptors 1 and 2, by Python or by C.
 
 Both descriptors become pipes. The courier empties them while a task runs, the executor at its end, so a
-task's output always goes ahead of its result. When the client has not yet taken `window` bytes, nobody reads, the
-pipe fills, and the writer blocks: output is held back, never dropped.
+task's output always goes ahead of its result. When the client has not yet taken `window` bytes, nobody
+reads, the pipe fills, and the writer blocks: output is held back, never dropped.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Its displays and results go to the client; its tracebacks are kept for the reply
 
 from __future__ import annotations
 
-import os
 import sys
 import types
 from typing import Any
@@ -21,8 +20,8 @@ _output: OutputCapture  # of this process: there is one shell
 
 class _Publisher(DisplayPublisher):  # type: ignore[misc]
     def publish(
-        self, data: Any, metadata: Any = None, source: Any = None, *, transient: Any = None, update: bool = False,
-        **kwargs: Any,
+        self, data: Any, metadata: Any = None, source: Any = None, *,
+        transient: Any = None, update: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
         _output.publish(
             "display",
@@ -84,8 +83,6 @@ def make_shell(module: types.ModuleType, output: OutputCapture) -> EngineShell:
     """Return the shell whose user module is `module`."""
     global _output
     _output = output
-    # Colours are for the reader's terminal, which this process cannot see; the client strips them where unwanted.
-    os.environ.setdefault("TERM", "xterm-color")
     from traitlets.config import Config
 
     config = Config()

@@ -17,6 +17,9 @@ from mpiparallel.wire.messages import Failure, Message
 from mpiparallel.wire.references import resolve
 
 
+MAX_TEXT = 256 << 10  # characters of an error's text and traceback: they travel in a header, whose size is limited
+
+
 class CellError(Exception):
     """A cell raised; the traceback was rendered by IPython."""
 
@@ -99,7 +102,7 @@ class Verbs:
         if error is not None:
             lines = shell.stored_traceback
             text = "\n".join(lines) if lines else describe(error).traceback
-            raise CellError(Failure(type(error).__name__, _text(error), text)) from error
+            raise CellError(Failure(type(error).__name__, _text(error), _shortened(text))) from error
         return {"execution_count": self.execution_count}
 
     def shell(self) -> Any:
@@ -164,11 +167,19 @@ def describe(error: BaseException) -> Failure:
         trace = trace.tb_next
     # With nothing but frames of ours left out, "Traceback" would promise frames that do not follow.
     lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
-    return Failure(type(error).__name__, _text(error), "".join(lines).rstrip())
+    return Failure(type(error).__name__, _text(error), _shortened("".join(lines).rstrip()))
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _shortened(str(error))
     except Exception as second:  # user code's __str__ may raise anything; the error itself must still be told
         return f"<{type(error).__name__} whose __str__ raised {type(second).__name__}>"
+
+
+def _shortened(text: str) -> str:
+    """Return `text`, or its beginning and its end when it is too long to travel."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - MAX_TEXT} characters left out ...\n{text[-half:]}"
