@@ -16,8 +16,7 @@ from mpiparallel.wire import objects
 from mpiparallel.wire.messages import Failure, Message
 from mpiparallel.wire.references import resolve
 
-
-MAX_TEXT = 256 << 10  # characters of an error's text and traceback: they travel in a header, whose size is limited
+MAX_TEXT = 64 << 10  # characters of an error's text, and of its traceback: headers are limited in size
 
 
 class CellError(Exception):

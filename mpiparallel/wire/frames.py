@@ -22,7 +22,7 @@ from mpiparallel.wire.messages import AnyHeader, Message
 MARK = b"mpip" + bytes([PROTOCOL])
 INLINE = 4096  # payloads up to this many bytes are cheaper to copy than to send as a frame
 MAX_INLINE = 8 << 20  # of short payloads in one first frame; beyond it they travel as long ones
-MAX_HEADER = 32 << 20  # bytes of a first frame
+MAX_HEADER = 64 << 20  # bytes of a first frame
 MAX_MESSAGES = 100_000  # in one first frame
 MAX_LONG_FRAMES = 1_000_000
 
