@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ class _Interrupted(KeyboardInterrupt):
 def execute(options: argparse.Namespace) -> int:
     """Run the subcommand that `options` name and return the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    config = Config.from_environment()
     command = {
         "start": start,
         "stop": stop,
@@ -45,7 +43,7 @@ def execute(options: argparse.Namespace) -> int:
         "run": run,
     }[options.command]
     try:
-        return command(options, config)
+        return command(options, Config.from_environment())
     except files.AlreadyRunning as error:
         return _fail(error, ALREADY_STARTED)
     except (IPythonError, ValueError, FileNotFoundError, TimeoutError) as error:
@@ -244,9 +242,7 @@ def _running(options: argparse.Namespace, config: Config) -> Cluster | None:
 
 def _wait_for_end(part: Any) -> int:
     """Wait until a controller or a set of engines has ended, asleep; return the exit code for how it did."""
-    ended = threading.Event()
-    part.process.watch(ended.set)
-    ended.wait()
+    part.ended.wait()
     if part.state == "failed":
         return FAILED  # why has been logged
     _say(f"{part.what} has ended")

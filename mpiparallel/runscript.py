@@ -22,7 +22,8 @@ def run_script(script: str, arguments: Sequence[str], *, module: bool = False) -
     except SystemExit as end:
         return _exit_code(end)
     except BaseException as error:
-        sys.excepthook(type(error), error, _of_script(error.__traceback__))
+        error.with_traceback(_of_script(error.__traceback__))
+        sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     finally:
         sys.stdout.flush()

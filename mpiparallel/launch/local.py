@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ class Launched:
 
     def __init__(self, process: Process) -> None:
         self.process = process
+        self.ended = threading.Event()  # set after `report_end` has seen to it
 
     @property
     def running(self) -> bool:
@@ -77,11 +79,12 @@ class Launched:
     def report_end(self, logger: logging.Logger) -> None:
         """Log a warning when it ends and nobody had asked it to, whenever that is."""
 
-        def ended() -> None:
+        def report() -> None:
             if self.state == "failed":
                 logger.warning("%s", self.failure())
+            self.ended.set()
 
-        self.process.watch(ended)
+        self.process.watch(report)
 
     def to_dict(self) -> dict[str, Any]:
         return self.process.to_dict()

@@ -46,6 +46,7 @@ class Process:
         self.asked_to_stop = False
         self._popen = popen
         self._log_file: IO[bytes] | None = None  # kept open: the log can be read when its folder is gone
+        self._log_lock = threading.Lock()  # one thread may close the log while another reads it
 
     @classmethod
     def start(
@@ -112,14 +113,17 @@ class Process:
     def tail(self, lines: int = 40) -> str:
         """Return the last lines of the log."""
         try:
-            if self._log_file is not None:
-                size = os.fstat(self._log_file.fileno()).st_size
-                content = os.pread(self._log_file.fileno(), 1 << 16, max(0, size - (1 << 16)))
-            else:
-                content = self.log.read_bytes()[-(1 << 16) :]
+            content = self._end_of_log(1 << 16)
         except FileNotFoundError:
             return ""
         return "\n".join(content.decode(errors="replace").splitlines()[-lines:])
+
+    def _end_of_log(self, size: int) -> bytes:
+        with self._log_lock:
+            if self._log_file is None:
+                return self.log.read_bytes()[-size:]
+            descriptor = self._log_file.fileno()
+            return os.pread(descriptor, size, max(0, os.fstat(descriptor).st_size - size))
 
     def wait(self, timeout: float) -> bool:
         """Wait until it has ended; False when `timeout` seconds did not suffice."""
@@ -187,9 +191,10 @@ class Process:
 
     def close(self) -> None:
         """Let go of the log; the process is not touched."""
-        if self._log_file is not None:
-            self._log_file.close()
-            self._log_file = None
+        with self._log_lock:
+            if self._log_file is not None:
+                self._log_file.close()
+                self._log_file = None
 
     def _family(self) -> list[psutil.Process]:
         """Return the process, its descendants and its session (ranks have process groups of their own)."""

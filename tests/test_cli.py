@@ -1,0 +1,336 @@
+"""The command, as a person runs it; without engines where none are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+from helpers import processes_of, wait_until
+
+from mpiparallel.cli import make_argument_parser
+
+COMMAND = [sys.executable, "-m", "mpiparallel.cli"]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state folder for one test; at the end nothing that was started for it may be left."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("MPIPARALLEL_STATE", str(folder))
+    yield folder
+    assert wait_until(lambda: not processes_of(folder)), processes_of(folder)
+    assert [path for path in folder.rglob("*") if not path.is_dir()] == []
+
+
+@pytest.fixture
+def run(state: Path) -> Run:
+    """Run the command to its end."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+    return run
+
+
+@pytest.fixture
+def start(state: Path) -> Iterator[Start]:
+    """Start the command; it is ended after the test."""
+    started = []
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"no {text!r} in: {read}")
+
+
+def listed(run: Run) -> list[dict]:
+    return json.loads(run("list", "--json").stdout)
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_the_parser_knows_its_defaults() -> None:
+    options = make_argument_parser().parse_args(["start"])
+    assert (options.n, options.daemonize, options.ip, options.profile, options.cluster_id) == (
+        None, False, "", None, None
+    )  # fmt: skip
+
+
+def test_a_scripts_own_options_are_its_own() -> None:
+    options = make_argument_parser().parse_args(["run", "-n", "2", "a.py", "-n", "7", "--profile", "x"])
+    assert (options.n, options.script, options.arguments) == (2, "a.py", ["-n", "7", "--profile", "x"])
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["start", "-n", "-1"], ["start", "-n", "x"], ["run"]])
+def test_wrong_usage(run: Run, words: list[str]) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert "usage: mpiparallel" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["start", "stop", "list", "status", "engines", "run", "controller", "engine"]
+)
+def test_help(run: Run, command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"usage: mpiparallel {command}" in done.stdout
+
+
+def test_help_shows_examples_and_exit_codes(run: Run) -> None:
+    done = run("--help")
+    assert "mpiparallel run -n 4 script.py" in done.stdout
+    assert "10 runs already" in done.stdout
+
+
+# ---------------------------------------------------------------- start, list, status, stop
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_start_in_the_foreground(run: Run, start: Start, signum: int) -> None:
+    process = start("start", "-n", 0)
+    assert "Connect by: ipp.Client()" in read_until(process, "Press Ctrl-C")
+    (row,) = listed(run)
+    assert (row["profile"], row["cluster_id"], row["state"], row["engines"]) == ("default", "", "running", 0)
+    process.send_signal(signum)
+    assert process.communicate(timeout=15)[0] == "stopping\n"
+    assert process.returncode == 0
+    assert listed(run) == []
+
+
+def test_ctrl_c_at_a_terminal(state: Path) -> None:
+    process = pexpect.spawn(sys.executable, ["-m", "mpiparallel.cli", "start", "-n", "0"], timeout=30)
+    process.expect("Press Ctrl-C")
+    process.sendintr()
+    process.expect("stopping")
+    process.expect(pexpect.EOF)
+    process.close()
+    assert process.exitstatus == 0
+
+
+def test_in_the_background(run: Run) -> None:
+    done = run("start", "-n", 0, "--daemonize", "--profile", "p", "--cluster-id", "c")
+    assert done.returncode == 0
+    assert "ipp.Client(profile='p', cluster_id='c')" in done.stdout
+    assert "mpiparallel stop --profile p --cluster-id c" in done.stdout
+    again = run("start", "-n", 0, "--daemonize", "--profile", "p", "--cluster-id", "c")
+    assert again.returncode == 10
+    assert "runs already" in again.stderr
+    assert [row["cluster_id"] for row in listed(run)] == ["c"]
+    assert "p        c           running" in run("list").stdout
+    assert (
+        run("status", "--profile", "p", "--cluster-id", "c").stdout.splitlines()[1].startswith("controller")
+    )
+    assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 0
+    assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 11
+
+
+def test_stop_all(run: Run) -> None:
+    assert run("stop", "--all").returncode == 11
+    for name in ("a", "b"):
+        assert run("start", "-n", 0, "--daemonize", "--profile", name).returncode == 0
+    assert len(listed(run)) == 2
+    assert run("stop", "--all").returncode == 0
+    assert listed(run) == []
+
+
+def test_stop_ends_the_one_in_the_foreground(run: Run, start: Start) -> None:
+    process = start("start", "-n", 0)
+    read_until(process, "Press Ctrl-C")
+    assert run("stop").returncode == 0
+    assert "the controller has ended" in process.communicate(timeout=15)[0]
+    assert process.returncode == 0
+
+
+def test_kill_9_of_the_one_in_the_foreground(state: Path, start: Start) -> None:
+    process = start("start", "-n", 0)
+    read_until(process, "Press Ctrl-C")
+    process.kill()
+    assert wait_until(lambda: not processes_of(state))
+
+
+def test_a_controller_that_dies_ends_the_one_in_the_foreground(run: Run, start: Start) -> None:
+    process = start("start", "-n", 0)
+    read_until(process, "Press Ctrl-C")
+    os.kill(listed(run)[0]["pid"], signal.SIGKILL)
+    assert "the controller was killed by SIGKILL" in process.communicate(timeout=15)[0]
+    assert process.returncode == 1
+
+
+def test_list_cleans_up(run: Run, state: Path) -> None:
+    run("start", "-n", 0, "--daemonize")
+    os.kill(listed(run)[0]["pid"], signal.SIGKILL)
+    assert wait_until(lambda: not processes_of(state))
+    assert run("list").stdout == "no cluster runs\n"
+
+
+def test_a_controller_by_itself(run: Run, start: Start, state: Path) -> None:
+    process = start("controller")
+    assert wait_until(lambda: list(state.rglob("client.json")))
+    assert listed(run)[0]["state"] == "running"
+    assert run("start", "-n", 0).returncode == 10
+    assert run("stop").returncode == 0
+    process.communicate(timeout=15)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["status"], ["engines", "-n", "1"]])
+def test_no_such_cluster(run: Run, words: list[str]) -> None:
+    done = run(*words, "--profile", "p")
+    assert done.returncode == 12
+    assert "start one by: mpiparallel start --profile p" in done.stderr
+
+
+def test_a_start_that_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIPARALLEL_MPIEXEC", "/bin/false")
+    done = run("start", "-n", 2, "--daemonize")
+    assert done.returncode == 1
+    assert "mpiexec ended with exit code 1" in done.stderr
+
+
+def test_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIPARALLEL_HEARTBEAT", "soon")
+    done = run("list")
+    assert done.returncode == 1
+    assert done.stderr == "mpiparallel: MPIPARALLEL_HEARTBEAT='soon': expected a number\n"
+
+
+# ---------------------------------------------------------------- run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "script.py"
+        path.write_text("import os, sys, time\nimport mpiparallel as ipp\n" + text)
+        return path
+
+    return write
+
+
+def test_run(run: Run, script: Callable[[str], Path]) -> None:
+    path = script("rc = ipp.Client()\nprint(rc.ids, sys.argv, __name__, sys.path[0])\nsys.exit(7)")
+    done = run("run", "-n", 0, path, "-n", "a b")
+    assert done.stdout == f"[] {[str(path), '-n', 'a b']} __main__ {path.parent}\n"
+    assert done.returncode == 7
+
+
+def test_run_finds_its_own_cluster_and_so_do_its_children(run: Run, script: Callable[[str], Path]) -> None:
+    run("start", "-n", 0, "--daemonize")
+    child = "import mpiparallel as ipp; print(ipp.Client()._connection.info.cluster_id)"
+    path = script(f"exec({child!r})\nsys.stdout.flush()\nos.system(f'{{sys.executable}} -c \"{child}\"')")
+    names = run("run", "-n", 0, path).stdout.split()
+    assert len(names) == 2
+    assert names[0] == names[1]
+    assert names[0].startswith("run-")
+    run("stop")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('bad luck')", 1, "bad luck\n"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+    ],
+)
+def test_exit_codes_of_run(run: Run, script: Callable[[str], Path], text: str, code: int, says: str) -> None:
+    done = run("run", "-n", 0, script(text))
+    assert (done.returncode, says in done.stderr) == (code, True)
+
+
+def test_the_traceback_of_a_script_is_its_own(run: Run, script: Callable[[str], Path]) -> None:
+    path = script("1 / 0")
+    done = run("run", "-n", 0, path)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[:2] == ["Traceback (most recent call last):", f'  File "{path}", line 3, in <module>']
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_run_of_a_module(run: Run, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = script("print(__name__, sys.argv[1:])")
+    monkeypatch.chdir(path.parent)
+    assert run("run", "-n", 0, "-m", "script", "x").stdout == "__main__ ['x']\n"
+
+
+def test_run_of_nothing(run: Run) -> None:
+    done = run("run", "-n", 0, "/no/such.py")
+    assert (done.returncode, done.stderr) == (2, "mpiparallel: no such file: /no/such.py\n")
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGTERM, -15)]
+)
+def test_run_that_is_ended(
+    state: Path, start: Start, script: Callable[[str], Path], signum: int, code: int
+) -> None:
+    process = start("run", "-n", 0, script("print('begun', flush=True)\ntime.sleep(60)"))
+    read_until(process, "begun")
+    process.send_signal(signum)
+    process.wait(15)
+    assert process.returncode == code
+    assert wait_until(lambda: not processes_of(state))
+
+
+# ---------------------------------------------------------------- with engines
+
+
+@pytest.mark.mpi
+def test_with_engines(run: Run, start: Start) -> None:
+    assert run("start", "-n", 2, "--daemonize").returncode == 0
+    assert "3 in all" in run("engines", "-n", 1, "--daemonize").stdout
+    assert listed(run)[0]["engines"] == 3
+    more = start("engines", "-n", 1)
+    read_until(more, "Press Ctrl-C")
+    assert listed(run)[0]["engines"] == 4
+    more.send_signal(signal.SIGINT)
+    assert "stopping" in more.communicate(timeout=15)[0]
+    assert wait_until(lambda: listed(run)[0]["engines"] == 3)
+    assert run("stop").returncode == 0
+
+
+@pytest.mark.mpi
+def test_run_with_engines(run: Run, script: Callable[[str], Path]) -> None:
+    path = script("rc = ipp.Client()\nprint(rc[:].apply_sync(lambda: mpi_rank))\nsys.exit(3)")
+    done = run("run", "-n", 2, path)
+    assert (done.stdout, done.returncode) == ("[0, 1]\n", 3)
+
+
+@pytest.mark.mpi
+def test_ctrl_c_in_the_foreground_with_engines(start: Start) -> None:
+    process = start("start", "-n", 2)
+    read_until(process, "Press Ctrl-C")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=15)[0] == "stopping\n"
+    assert process.returncode == 0

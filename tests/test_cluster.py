@@ -1,0 +1,442 @@
+"""Clusters: how they start, fail, are found again, and end.
+
+Where no engine is needed there is none, or a small program in place of mpiexec.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import processes_of, wait_until
+
+from mpiparallel import Cluster, ClusterManager, cluster_file
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    """A state folder for one test; at the end nothing that was started for it may be left."""
+    state = tmp_path / "state"
+    monkeypatch.setenv("MPIPARALLEL_STATE", str(state))
+    yield Config.from_environment()
+    assert wait_until(lambda: not processes_of(state)), processes_of(state)
+    assert files_in(state) == []
+
+
+def files_in(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
+
+
+@pytest.fixture
+def mpiexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in place of mpiexec, for a test to write."""
+    path = tmp_path / "mpiexec"
+    monkeypatch.setenv("MPIPARALLEL_MPIEXEC", str(path))
+    return path
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 0\n{text}\n')
+    path.chmod(0o755)
+
+
+# ---------------------------------------------------------------- the life of a cluster
+
+
+def test_a_cluster_without_engines(config: Config) -> None:
+    cluster = Cluster(n=0, cluster_id="a")
+    with cluster as client:
+        assert client.ids == []
+        assert cluster.controller is not None and cluster.controller.state == "running"
+        assert "controller=<running>" in repr(cluster)
+        left = sorted(files_in(config.state_dir / "default/cluster-a"))
+        assert left == ["client.json", "cluster.json", "controller.log", "engine.json"]
+    assert cluster.controller is None
+    assert files_in(config.state_dir) == []
+
+
+def test_it_can_be_started_again(config: Config) -> None:
+    cluster = Cluster(n=0, cluster_id="a")
+    for _ in range(3):
+        with cluster as client:
+            assert client.ids == []
+
+
+def test_stop_is_quick_and_may_be_repeated(config: Config) -> None:
+    cluster = Cluster(n=0).start_cluster_sync()
+    began = time.monotonic()
+    cluster.stop_cluster_sync()
+    cluster.stop_cluster_sync()
+    assert time.monotonic() - began < 2
+
+
+def test_a_second_controller(config: Config) -> None:
+    cluster = Cluster(n=0)
+    cluster.start_controller_sync()
+    with pytest.raises(RuntimeError, match="runs already"):
+        cluster.start_controller_sync()
+    cluster.stop_cluster_sync()
+
+
+def test_engines_without_a_controller(config: Config) -> None:
+    with pytest.raises(RuntimeError, match="has no controller"):
+        Cluster(n=1).start_engines_sync()
+
+
+def test_two_clusters_of_one_name(config: Config) -> None:
+    with Cluster(n=0, cluster_id="a") as client:
+        with pytest.raises(LaunchError, match="runs already"):
+            Cluster(n=0, cluster_id="a").start_cluster_sync()
+        client._connection.check()  # the first one was left alone
+
+
+def test_two_clusters_at_once(config: Config) -> None:
+    with Cluster(n=0) as one, Cluster(n=0) as two:
+        assert one.ids == two.ids == []
+        assert len(list(config.state_dir.glob("default/cluster-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"engines": "mpi", "engine_launcher_class": "MPI"}, TypeError, "not both"),
+        ({"engines": "pbs"}, ValueError, "engines='pbs': mpiparallel can start them by mpi, local"),
+        ({"cluster_id": "a/b"}, ValueError, "may not hold a slash"),
+        ({"nn": 4}, TypeError, "nn"),
+    ],
+)
+def test_wrong_arguments(config: Config, arguments: dict, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        Cluster(**arguments)
+
+
+def test_a_negative_number(config: Config) -> None:
+    with pytest.raises(ValueError, match="n=-1"):
+        Cluster(n=-1).start_cluster_sync()
+
+
+def test_the_profiles_folder_by_path(config: Config, tmp_path: Path) -> None:
+    cluster = Cluster(n=0, profile_dir=tmp_path / "mine", cluster_id="")
+    with cluster:
+        assert cluster.profile == "mine"
+        assert (tmp_path / "mine/cluster/client.json").exists()
+    assert files_in(tmp_path / "mine") == []
+
+
+# ---------------------------------------------------------------- starts that fail
+
+
+def test_a_controller_that_does_not_start(config: Config) -> None:
+    with pytest.raises(LaunchError, match=r"(?s)the controller ended with exit code 2.*--nonsense"):
+        Cluster(n=0, controller_args=["--nonsense"]).start_cluster_sync()
+    assert files_in(config.state_dir) == []
+
+
+def test_an_mpiexec_that_ends_at_once(config: Config, mpiexec: Path) -> None:
+    program(mpiexec, "echo 'not enough slots' >&2; exit 3")
+    with pytest.raises(LaunchError, match=r"(?s)mpiexec ended with exit code 3.*not enough slots"):
+        Cluster(n=2).start_and_connect_sync()
+    assert files_in(config.state_dir) == []
+
+
+def test_engines_that_do_not_come(config: Config, mpiexec: Path) -> None:
+    program(mpiexec, "echo 'thinking'; sleep 60 & wait")
+    with pytest.raises(LaunchError, match=r"(?s)0 of 2 engines connected within 0.5 s.*thinking"):
+        Cluster(n=2, engine_timeout=0.5).start_and_connect_sync()
+
+
+def test_no_mpiexec(config: Config, mpiexec: Path) -> None:
+    with pytest.raises(LaunchError, match=r"(?s)MPIPARALLEL_MPIEXEC=.*pip install"):
+        Cluster(n=2).start_and_connect_sync()
+
+
+def test_a_sites_launcher(
+    config: Config, mpiexec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(mpiexec, "exit 1")
+    site = tmp_path / "site/launchers/mpiexec.sh"
+    site.parent.mkdir(parents=True)
+    site.write_text('echo "the site starts $MPIPARALLEL_N: $*"; exit 5\n')
+    monkeypatch.setenv("MPIPARALLEL_SITE", str(tmp_path / "site"))
+    says = r"(?s)exit code 5.*the site starts 2: --mine -n 2 \S+ -m mpiparallel.engine --connection-file"
+    with pytest.raises(LaunchError, match=says):
+        Cluster(n=2, mpi_args=["--mine"]).start_and_connect_sync()
+
+
+def test_engines_that_end_later_are_noticed(
+    config: Config, mpiexec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program(mpiexec, "sleep 0.3; echo 'out of memory'; exit 9")
+    cluster = Cluster(n=2).start_cluster_sync()
+    (name,) = cluster.engines
+    assert cluster.engines[name] is cluster.engine_set
+    assert cluster.engines[name].state == "running"
+    assert wait_until(lambda: "out of memory" in caplog.text)
+    assert cluster.engines[name].state == "failed"
+    assert cluster.engines[name].exit_code == 9
+    assert "exit code 9" in cluster.engines_failed()
+    cluster.stop_cluster_sync()
+
+
+def test_a_controller_that_was_killed(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(n=0).start_cluster_sync()
+    assert cluster.controller is not None
+    os.kill(cluster.controller.pid, signal.SIGKILL)
+    assert wait_until(lambda: "the controller was killed by SIGKILL" in caplog.text)
+    assert cluster.controller.state == "failed"
+    cluster.stop_cluster_sync()
+
+
+# ---------------------------------------------------------------- asyncio
+
+
+def test_from_coroutines(config: Config) -> None:
+    async def use() -> None:
+        async with Cluster(n=0) as client:
+            assert client.ids == []
+        cluster = await Cluster(n=0).start_cluster()
+        client = await cluster.connect_client()
+        client.close()
+        await cluster.stop_cluster()
+
+    asyncio.run(use())
+
+
+def test_sync_methods_inside_a_running_loop(config: Config) -> None:
+    async def use() -> None:
+        with Cluster(n=0) as client:
+            assert client.ids == []
+
+    asyncio.run(use())
+
+
+def test_a_cancelled_start_leaves_nothing(config: Config, mpiexec: Path) -> None:
+    program(mpiexec, "sleep 60 & wait")
+
+    async def use() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(Cluster(n=2).start_and_connect(), 1.0)
+        assert files_in(config.state_dir) == []
+
+    asyncio.run(use())
+
+
+# ---------------------------------------------------------------- cluster files
+
+
+def test_found_again_from_its_file(config: Config) -> None:
+    first = Cluster(n=0, cluster_id="a").start_cluster_sync()
+    second = Cluster.from_file(cluster_id="a")
+    assert (second.profile, second.cluster_id, second.n) == ("default", "a", 0)
+    second.connect_client_sync().close()
+    with pytest.raises(RuntimeError, match="runs already"):
+        second.start_controller_sync()
+    assert Cluster.from_dict(json.loads(json.dumps(first.to_dict()))).to_dict() == first.to_dict()
+    second.stop_cluster_sync()
+    assert first.controller is not None and not first.controller.running
+    first.stop_cluster_sync()
+
+
+def test_a_file_elsewhere(config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "my.json"
+    with Cluster(n=0, cluster_file=file):
+        Cluster.from_file(file).connect_client_sync().close()
+    assert not file.exists()
+
+
+def test_no_such_file(config: Config) -> None:
+    with pytest.raises(FileNotFoundError):
+        Cluster.from_file(cluster_id="none")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cluster": {}}'])
+def test_not_a_cluster_file(config: Config, tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster.json").write_text(text)
+    with pytest.raises(LaunchError, match="is not a cluster file"):
+        Cluster.from_file(tmp_path / "cluster.json")
+
+
+def test_what_a_killed_cluster_left_is_replaced(config: Config) -> None:
+    first = Cluster(n=0, cluster_id="a").start_cluster_sync()
+    assert first.controller is not None
+    first.controller.process.kill()
+    assert cluster_file.judge(first.folder) == "stale"
+    with Cluster(n=0, cluster_id="a") as client:
+        assert client.ids == []
+    first.stop_cluster_sync()
+
+
+def test_the_first_to_make_the_folder_has_it(config: Config) -> None:
+    folder = config.cluster_dir("default", "a")
+    cluster_file.claim(folder)
+    with pytest.raises(cluster_file.AlreadyRunning):
+        cluster_file.claim(folder)
+    os.utime(folder, (0, 0))  # nobody has used it since
+    cluster_file.claim(folder)
+    cluster_file.remove(folder)
+
+
+def test_a_cluster_of_another_host_is_left_alone(config: Config) -> None:
+    cluster = Cluster(n=0, cluster_id="a")
+    cluster.host = "elsewhere"
+    cluster.folder.mkdir(parents=True)
+    cluster.write_cluster_file()
+    with pytest.raises(cluster_file.AlreadyRunning, match="on host elsewhere"):
+        Cluster(n=0, cluster_id="a").start_cluster_sync()
+    cluster.remove_cluster_file()
+
+
+def test_a_manager(config: Config) -> None:
+    manager = ClusterManager()
+    key, cluster = manager.new_cluster(n=0, cluster_id="a")
+    assert (key, manager.get_cluster(key)) == ("default:a", cluster)
+    with pytest.raises(KeyError):
+        manager.new_cluster(cluster_id="a")
+    cluster.start_cluster_sync()
+    other = ClusterManager()
+    assert list(other.load_clusters()) == [key]
+    assert list(other.load_clusters(profile="default")) == [key]
+    assert ClusterManager().load_clusters(profile="none") == {}
+    cluster.stop_cluster_sync()
+    assert other.load_clusters() == {}
+    manager.remove_cluster(key)
+    with pytest.raises(KeyError):
+        manager.get_cluster(key)
+    with pytest.raises(KeyError):
+        manager.remove_cluster(key)
+
+
+# ---------------------------------------------------------------- programs that end
+
+
+def script(text: str, **kwargs: object) -> subprocess.Popen[str]:
+    code = "import os, signal, sys, time\nfrom mpiparallel import Cluster\n" + textwrap.dedent(text)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **kwargs)
+
+
+def test_the_end_of_the_program_is_the_clusters_end(config: Config) -> None:
+    process = script("rc = Cluster(n=0).start_and_connect_sync(); print(rc.ids)")
+    assert process.communicate(timeout=30) == ("[]\n", None)
+    assert process.returncode == 0
+    assert not processes_of(config.state_dir)
+
+
+def test_unless_it_shall_live_on(config: Config) -> None:
+    process = script("Cluster(n=0, cluster_id='a', shutdown_atexit=False).start_cluster_sync()")
+    process.communicate(timeout=30)
+    Cluster.from_file(cluster_id="a").stop_cluster_sync()
+
+
+def test_a_forked_child_stops_nothing(config: Config) -> None:
+    process = script(
+        """
+        cluster = Cluster(n=0).start_cluster_sync()
+        child = os.fork()
+        if child == 0:
+            sys.exit()
+        os.waitpid(child, 0)
+        print(cluster.controller.state)
+        """
+    )
+    assert process.communicate(timeout=30)[0] == "running\n"
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_kill_9_of_the_program(config: Config, forked: bool) -> None:
+    process = script(
+        f"""
+        cluster = Cluster(n=0).start_cluster_sync()
+        child = os.fork() if {forked} else -1
+        if child == 0:
+            os.close(1)
+            time.sleep(30)
+        print(child, flush=True)
+        time.sleep(60)
+        """
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.communicate(timeout=10)
+    assert wait_until(lambda: not files_in(config.state_dir))
+    if forked:
+        os.kill(child, signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- with engines
+
+
+@pytest.mark.mpi
+def test_engines_come_and_go(config: Config) -> None:
+    cluster = Cluster(n=2)
+    with cluster as client:
+        assert client.ids == [0, 1]
+        first = cluster.engine_set
+        assert first is not None and first.n == 2
+        assert client[:].apply_sync(os.getppid)  # they do work
+        name = cluster.start_engines_sync(1)
+        assert list(cluster.engines) == [first.name, name]
+        cluster.wait_for_engines_sync(client, 3)
+        assert client.ids == [0, 1, 2]
+        cluster.stop_engines_sync(first.name)
+        assert wait_until(lambda: client.ids == [2])
+        cluster.restart_engines_sync()
+        assert wait_until(lambda: len(client.ids) == 1 and client.ids != [2], 30)
+        with pytest.raises(KeyError, match="no engine set"):
+            cluster.stop_engines_sync("none")
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.mpi
+def test_signals_reach_every_engine(config: Config) -> None:
+    cluster = Cluster(n=2)
+    with cluster as client:
+        result = client[:].apply_async(time.sleep, 30)
+        assert wait_until(lambda: all(one["tasks"] for one in client.queue_status(client.ids).values()))
+        time.sleep(0.2)
+        cluster.signal_engines_sync(signal.SIGINT)
+        result.wait(10)
+        assert result.ready() and not result.successful()
+
+
+@pytest.mark.mpi
+def test_two_real_clusters_at_once(config: Config) -> None:
+    with Cluster(n=1) as one, Cluster(n=1) as two:
+        pids = [client[0].apply_sync(os.getpid) for client in (one, two)]
+    assert pids[0] != pids[1]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("victim", ["program", "mpiexec", "controller"])
+def test_kill_9(config: Config, victim: str) -> None:
+    process = script(
+        f"""
+        cluster = Cluster(n=2)
+        rc = cluster.start_and_connect_sync()
+        print(*rc[:].apply_sync(os.getpid), flush=True)
+        part = cluster.engine_set if {victim!r} == "mpiexec" else cluster.controller
+        os.kill(os.getpid() if {victim!r} == "program" else part.pid, signal.SIGKILL)
+        while part.state != "failed":
+            time.sleep(0.02)
+        """
+    )
+    assert process.stdout is not None
+    engines = [int(word) for word in process.stdout.readline().split()]
+    assert len(engines) == 2
+    process.communicate(timeout=30)
+    assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in engines))
+    assert wait_until(lambda: not processes_of(config.state_dir))
+    assert wait_until(lambda: not files_in(config.state_dir))
