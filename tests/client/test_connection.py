@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from helpers import wait_until
 
 from mpiparallel import error
 from mpiparallel.client.client import Client
@@ -99,16 +100,14 @@ def test_closing_is_polite_and_final(fake, connect):
     with pytest.raises(RuntimeError, match=r"Connections have been closed\."):
         rc.queue_status()
     assert repr(rc) == "<Client: closed>"
-    fake.call(lambda: None)
-    assert fake.headers(Goodbye)
+    assert wait_until(lambda: fake.headers(Goodbye))
 
 
 def test_requests_queued_before_closing_are_sent(fake, connect):
     rc = connect()
     results = [rc[0].push({"a": i}, block=False) for i in range(500)]
     rc.close()
-    fake.call(lambda: None)
-    assert len(fake.headers(Submit)) == len(results)
+    assert wait_until(lambda: len(fake.headers(Submit)) == len(results))
 
 
 def test_a_controller_that_says_goodbye(fake, client):

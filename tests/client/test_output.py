@@ -6,18 +6,12 @@ import threading
 import time
 
 import pytest
+from helpers import wait_until
 
 from mpiparallel import error
 from mpiparallel.client.executereply import ExecuteReply, RichOutput
 from mpiparallel.client.metadata import Metadata
 from mpiparallel.wire import objects
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def display(text: str, **content):
@@ -85,7 +79,7 @@ def test_output_can_be_read_while_the_task_runs(fake, client):
     result = client[:].execute("import time\nprint('one')", block=True)
     assert result.stdout == ["one\n"] * 4
     running = client[0].execute("_output('stdout', 'early')\n_output('stderr', 'bad')\n_go = True\nwait()")
-    wait_for(lambda: running.stdout == "early")
+    assert wait_until(lambda: running.stdout == "early")
     assert running.stderr == "bad"
     with pytest.raises(error.RemoteError):
         running.get(5)
