@@ -8,13 +8,18 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpiparallel import connection_file
 from mpiparallel.config import Config
 from mpiparallel.connection_file import NAMES
 from mpiparallel.error import ConnectionFileError, ConnectionRefused
+
+if TYPE_CHECKING:
+    from mpiparallel.engine.courier import Courier
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
@@ -52,23 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = join_world()
     from mpiparallel.engine.bridge import Line
     from mpiparallel.engine.courier import Courier
-    from mpiparallel.engine.executor import Executor
-    from mpiparallel.engine.output import OutputCapture
 
     outcome: tuple[list[int], str] = ([], "")
-    output = OutputCapture(lambda message: courier.post(message), config.output_window)
-    courier = None
+    courier: Courier | None = None
     if world.rank == 0:
         try:
             path = _connection_path(options, config)
             info = _wait_for(path, options.timeout)
-            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set), output)
+            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set))
         except (ConnectionFileError, ConnectionRefused, ValueError) as error:
             outcome = ([], str(error))
     _, trouble = world.mail.bcast(outcome)
     if not trouble:
         if courier is None:
-            courier = Courier(world, None, output)
+            courier = Courier(world, None)
         else:
             try:
                 outcome = (courier.register().engines, "")
@@ -81,17 +83,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     assert courier is not None
 
+    _serve(courier, engines[world.rank], config)
+    return 0
+
+
+def _serve(courier: Courier, engine_id: int, config: Config) -> None:
+    """Be an engine until the world ends. An error that is not user code's ends the process, with reason."""
+    from mpiparallel.engine.executor import Executor
+    from mpiparallel.engine.output import OutputCapture
+
     sys.setswitchinterval(0.001)  # the courier must get its turn while user code computes
-    sys.stdin = open(os.devnull)  # noqa: SIM115: it stays for the life of the process
+    sys.stdin = open(os.devnull)  # noqa: SIM115 (it stays for the life of the process)
+    courier.output = output = OutputCapture(engine_id, courier.post, config.output_window)
     output.install()
     faulthandler.enable(file=output.log)
-    output.engine = engines[world.rank]
-    courier.executor = Executor(engines[world.rank], output, courier.post)
+    courier.executor = Executor(engine_id, output, courier.post)
     courier.start()
-    courier.serve()
-    courier.join()
+    try:
+        courier.serve()
+        courier.join()
+    except BaseException:
+        courier.die(traceback.format_exc())
     output.restore()
-    return 0
 
 
 def _connection_path(options: argparse.Namespace, config: Config) -> Path:

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ class Bridge:
         busy = self._flush()
         for _ in range(64):
             # Asking is five times cheaper than the exception of a receive in vain.
-            if not self.socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if not int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 break
             frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             busy = True
@@ -183,7 +183,7 @@ class Bridge:
     def _receive(self, message: Message) -> None:
         header = message.header
         if isinstance(header, Submit):
-            self._submit(message)
+            self._submit(header, message.payload)
         elif isinstance(header, Abort | Signal | Stop):
             if isinstance(header, Stop):
                 self._live -= set(header.engines)
@@ -207,22 +207,18 @@ class Bridge:
         }
         self._route(known, 0, False)
 
-    def _submit(self, message: Message) -> None:
-        header, payload = message
+    def _submit(self, header: Submit, payload: Sequence[Any]) -> None:
         common = payload[: header.common]
-        if not header.parts:
-            bulk = sum(wire_frames.nbytes(frame) for frame in common) >= COLLECTIVE
-            messages = {self._ranks[engine]: message for engine in header.engines}
-            self._route(messages, header.common, bulk and len(messages) > 2)
-            return
         messages = {}
         start = header.common
-        for engine, count in zip(header.engines, header.parts, strict=True):
-            own = msgspec.structs.replace(header, engines=[engine], parts=[count])
+        for engine, count in zip(header.engines, header.parts or [0] * len(header.engines), strict=True):
+            own = header
+            if header.parts:
+                own = msgspec.structs.replace(header, engines=[engine], parts=[count])
             messages[self._ranks[engine]] = Message(own, [*common, *payload[start : start + count]])
             start += count
-        bulk = sum(wire_frames.nbytes(frame) for frame in common) >= COLLECTIVE
-        self._route(messages, header.common, bulk and len(messages) > 2)
+        size = sum(wire_frames.nbytes(frame) for frame in common)
+        self._route(messages, header.common, size >= COLLECTIVE and len(messages) > 2)
 
     # ------------------------------------------------------------ time
 

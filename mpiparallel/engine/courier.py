@@ -17,6 +17,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ from mpiparallel.wire.messages import (
     Stop,
     Submit,
     Supply,
+    Task,
     WelcomeWorld,
 )
 
@@ -55,15 +57,16 @@ class Courier(threading.Thread):
     world
     line
         How to reach the controller; used by rank 0 only.
-    output
     """
 
-    def __init__(self, world: World, line: Line | None, output: OutputCapture) -> None:
+    def __init__(self, world: World, line: Line | None) -> None:
         super().__init__(name="courier", daemon=True)
-        self.world, self.output = world, output
+        self.world = world
         self.mail = Mail(world, self._from_mail)
         self.bridge = Bridge(line, world, self._route) if line is not None else None
+        # Made when the controller has said which engine this is, before `serve` and `start`.
         self.executor: Executor
+        self.output: OutputCapture
         self.reason = ""
         self._outbox: deque[Message] = deque()
         self._drive = threading.Lock()
@@ -96,6 +99,14 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         """Drive while the executor is busy; at the end, leave together with the other couriers."""
+        try:
+            self._drive_while_busy()
+            with self._drive:
+                self._leave()
+        except BaseException:
+            self.die(traceback.format_exc())
+
+    def _drive_while_busy(self) -> None:
         pace = _Pace(time.sleep)
         while self._leaving is None:
             if self.executor.busy:
@@ -105,8 +116,11 @@ class Courier(threading.Thread):
             else:
                 pace.reset()
                 time.sleep(STANDBY)
-        with self._drive:
-            self._leave()
+
+    def die(self, reason: str) -> None:
+        """End this process, and with it the world, after an error of ours; `reason` goes to the log."""
+        os.write(self.output.log, f"mpiparallel: engine on rank {self.world.rank} fails: {reason}\n".encode())
+        os._exit(70)
 
     def _step(self) -> bool:
         """Move everything that can be moved now; return whether there was anything."""
@@ -154,7 +168,7 @@ class Courier(threading.Thread):
     def _from_mail(self, source: int, message: Message) -> None:
         header = message.header
         if isinstance(header, Submit):
-            self.executor.put(message)
+            self.executor.put(Task(header, message.payload))
         elif isinstance(header, Output | Result | Lacks):
             assert self.bridge is not None
             self.bridge.post(message)

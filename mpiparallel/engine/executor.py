@@ -16,7 +16,7 @@ from typing import Any
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.verbs import Verbs, describe
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import Failure, Lacks, Message, Result
+from mpiparallel.wire.messages import Failure, Lacks, Message, Result, Task
 
 
 class Executor:
@@ -33,7 +33,7 @@ class Executor:
         self.engine_id, self._output, self._post = engine_id, output, post
         self.verbs = Verbs(engine_id, output, self._ask_for_function)
         # A task runs, or is aborted, by whoever takes it from here.
-        self._waiting: OrderedDict[int, Message] = OrderedDict()
+        self._waiting: OrderedDict[int, Task] = OrderedDict()
         self._numbers = itertools.count()
         self._interruptible = False
         self.busy = False
@@ -43,7 +43,7 @@ class Executor:
 
     # ------------------------------------------------------------ called by the courier
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Task) -> None:
         """Queue a task."""
         self._waiting[next(self._numbers)] = message
 
@@ -80,9 +80,8 @@ class Executor:
         if self._interruptible:
             raise KeyboardInterrupt
 
-    def _run_task(self, message: Message) -> None:
+    def _run_task(self, message: Task) -> None:
         header = message.header
-        assert header.__class__.__name__ == "Submit"
         self._output.begin(header.request, header.client)
         self.running = header.request
         started = time.time()
@@ -97,7 +96,7 @@ class Executor:
         )
         self._post(Message(result, frames))
 
-    def _call(self, message: Message) -> tuple[Failure | None, list[Any]]:
+    def _call(self, message: Task) -> tuple[Failure | None, list[Any]]:
         """Run the user's part of a task; whatever it raises is its result."""
         try:
             self._interruptible = True
@@ -109,6 +108,6 @@ class Executor:
             return describe(error), []
         return None, frames
 
-    def _ask_for_function(self, message: Message) -> None:
+    def _ask_for_function(self, message: Task) -> None:
         header = message.header
         self._post(Message(Lacks(header.client, self.engine_id, header.function)))

@@ -245,4 +245,4 @@ def _memory(size: int) -> memoryview:
         return memoryview(bytearray(size))
     import numpy
 
-    return memoryview(numpy.empty(size, numpy.uint8))
+    return numpy.empty(size, numpy.uint8).data

@@ -28,15 +28,15 @@ class OutputCapture:
 
     Parameters
     ----------
+    engine_id
     post
         Takes each message for the client. It is called by the courier and by the executor, one at a time.
     window
         Bytes that may be on their way to the client.
     """
 
-    def __init__(self, post: Callable[[Message], None], window: int) -> None:
-        self.engine = 0
-        self._post = post
+    def __init__(self, engine_id: int, post: Callable[[Message], None], window: int) -> None:
+        self._engine_id, self._post = engine_id, post
         self._credit = window
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
@@ -155,4 +155,4 @@ class OutputCapture:
             return
         request, client = self._task
         self._credit -= size
-        self._post(Message(Output(request, client, self.engine, kind, text, size), payload))
+        self._post(Message(Output(request, client, self._engine_id, kind, text, size), payload))

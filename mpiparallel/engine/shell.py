@@ -18,7 +18,7 @@ from mpiparallel.engine.output import OutputCapture
 _output: OutputCapture  # of this process: there is one shell
 
 
-class _Publisher(DisplayPublisher):  # type: ignore[misc]
+class _Publisher(DisplayPublisher):
     def publish(
         self, data: Any, metadata: Any = None, source: Any = None, *,
         transient: Any = None, update: bool = False, **kwargs: Any,
@@ -32,7 +32,7 @@ class _Publisher(DisplayPublisher):  # type: ignore[misc]
         _output.publish("clear_output", {"wait": wait})
 
 
-class _Hook(DisplayHook):  # type: ignore[misc]
+class _Hook(DisplayHook):
     def write_output_prompt(self) -> None:
         """Leave the prompt to the client, which knows the engine's id."""
 
@@ -44,7 +44,7 @@ class _Hook(DisplayHook):  # type: ignore[misc]
         self._is_active = False
 
 
-class EngineShell(InteractiveShell):  # type: ignore[misc]
+class EngineShell(InteractiveShell):
     """An IPython shell without a terminal."""
 
     displayhook_class = _Hook

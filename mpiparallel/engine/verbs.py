@@ -13,7 +13,7 @@ from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.world import user_names
 from mpiparallel.error import RemoteError
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import Failure, Message
+from mpiparallel.wire.messages import Failure, Task
 from mpiparallel.wire.references import resolve
 
 MAX_TEXT = 64 << 10  # characters of an error's text, and of its traceback: headers are limited in size
@@ -36,7 +36,7 @@ class Verbs:
         Asks the client of a message for a function, by digest.
     """
 
-    def __init__(self, engine_id: int, output: OutputCapture, lacks: Callable[[Message], None]) -> None:
+    def __init__(self, engine_id: int, output: OutputCapture, lacks: Callable[[Task], None]) -> None:
         self._engine_id, self._output, self._lacks = engine_id, output, lacks
         self.module = types.ModuleType("__main__", "The namespace of this engine.")
         self.names = self.module.__dict__
@@ -47,31 +47,31 @@ class Verbs:
         self._shell: Any = None
         self.execution_count: int | None = None
 
-    def run(self, message: Message) -> Any:
+    def run(self, message: Task) -> Any:
         """Do what a Submit asks and return its value. Raises what user code raises."""
         self.execution_count = None
         return getattr(self, f"_{message.header.verb}")(message)
 
     # ------------------------------------------------------------ functions
 
-    def _function(self, message: Message) -> Any:
+    def _function(self, message: Task) -> Any:
         header, payload = message
         frames = payload[: header.function_frames]
         if not header.function:
             return objects.loads(frames, self._namespace)
         return self.functions.get(header.function, frames, lambda: self._lacks(message))
 
-    def _arguments(self, message: Message) -> Any:
+    def _arguments(self, message: Task) -> Any:
         return objects.loads(message.payload[message.header.function_frames :], self._namespace)
 
-    def _apply(self, message: Message) -> Any:
+    def _apply(self, message: Task) -> Any:
         function = resolve(self._function(message), self.names)
         args, kwargs = self._arguments(message)
         args = [resolve(arg, self.names) for arg in args]
         kwargs = {name: resolve(arg, self.names) for name, arg in kwargs.items()}
         return function(*args, **kwargs)
 
-    def _map(self, message: Message) -> list[Any]:
+    def _map(self, message: Task) -> list[Any]:
         function = resolve(self._function(message), self.names)
         chunks = [resolve(chunk, self.names) for chunk in self._arguments(message)]
         if not message.header.options.get("return_exceptions"):
@@ -88,7 +88,7 @@ class Verbs:
 
     # ------------------------------------------------------------ cells
 
-    def _execute(self, message: Message) -> dict[str, Any]:
+    def _execute(self, message: Task) -> dict[str, Any]:
         code = objects.loads(message.payload, self._namespace)
         silent = bool(message.header.options.get("silent", True))
         shell = self.shell()
@@ -114,11 +114,11 @@ class Verbs:
 
     # ------------------------------------------------------------ names
 
-    def _push(self, message: Message) -> None:
+    def _push(self, message: Task) -> None:
         for name, value in objects.loads(message.payload, self._namespace).items():
             self._assign(name, value)
 
-    def _scatter(self, message: Message) -> None:
+    def _scatter(self, message: Task) -> None:
         self._assign(str(message.header.options["key"]), objects.loads(message.payload, self._namespace))
 
     def _assign(self, name: str, value: Any) -> None:
@@ -131,7 +131,7 @@ class Verbs:
         finally:
             del self.names["_pushed_value"]
 
-    def _pull(self, message: Message) -> Any:
+    def _pull(self, message: Task) -> Any:
         wanted = objects.loads(message.payload)
         if isinstance(wanted, str):
             return self._value(wanted)
@@ -144,7 +144,7 @@ class Verbs:
             return self.names[name]
         return eval(name, self.names)
 
-    def _clear(self, message: Message) -> None:
+    def _clear(self, message: Task) -> None:
         if self._shell is not None:
             self._shell.reset(new_session=False)
         keep = {name for name in self.names if name.startswith("__")}

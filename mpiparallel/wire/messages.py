@@ -273,6 +273,13 @@ class Message(NamedTuple):
     payload: Sequence[Any] = ()
 
 
+class Task(NamedTuple):
+    """A Submit on an engine, with the payload for that engine alone."""
+
+    header: Submit
+    payload: Sequence[Any]
+
+
 def msg_id(request: str, engine: int) -> str:
     """Return the id of the task that `request` runs on `engine`."""
     return f"{request}_{engine}"
