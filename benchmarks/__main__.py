@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks import measures
-from benchmarks.sides import Side, bare_mpiexec, both
+from benchmarks.sides import Side, bare_mpiexec, both, settle
 from benchmarks.table import Line, render
 
 
@@ -113,7 +113,7 @@ def start_line(sides: list[Side], rounds: int) -> Line:
 
 
 def measure_rows(rows: list[Row], sides: list[Side], rounds: int) -> None:
-    """Measure in turn, so that a busy moment of the machine meets both sides."""
+    """Measure in turn, each while the other is quiet, so that a busy moment of the machine meets both."""
     for row in rows:
         if not row.once:
             for side in sides:
@@ -122,6 +122,7 @@ def measure_rows(rows: list[Row], sides: list[Side], rounds: int) -> None:
             for side in sides:
                 progress(f"{row.title}, round {number + 1}, {side.name}")
                 gc.collect()
+                settle(sides)
                 row.samples.setdefault(side.name, []).extend(row.measure(side))
 
 

@@ -87,6 +87,29 @@ class Side:
         return found
 
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time that its processes have used so far."""
+        used = 0.0
+        for process in self.processes():
+            try:
+                used += sum(process.cpu_times()[:2])
+            except psutil.Error:
+                continue
+        return used
+
+
+def settle(sides: list[Side], patience: float = 10.0) -> None:
+    """Wait until no side is still busy with what came before, so that none is measured beside the other."""
+    deadline = time.monotonic() + patience
+    before = [side.cpu_seconds() for side in sides]
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        now = [side.cpu_seconds() for side in sides]
+        if all(after - earlier < 0.05 for after, earlier in zip(now, before, strict=True)):
+            return
+        before = now
+
+
 def both() -> list[Side]:
     """Return ours and, where it is installed, IPython Parallel."""
     ours = Side("mpiparallel", "mpiparallel", {}, {})
