@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from mpiparallel import cluster_engines, connection_file
 from mpiparallel import cluster_file as files
-from mpiparallel import connection_file
 from mpiparallel.cluster_async import AsyncCluster
 from mpiparallel.cluster_record import RecordedCluster
 from mpiparallel.config import Config
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WORLD_LEAVES = 3.0  # how long engines that were sent home may take
 _LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
 
 
@@ -142,9 +143,13 @@ class Cluster(AsyncCluster, RecordedCluster):
         return self.folder / connection_file.NAMES["client"]
 
     def engines_failed(self) -> str:
-        """Return how a set of engines ended that nobody had asked to; empty when all is well."""
-        ended = [one for one in self.engines.values() if not one.running and not one.process.asked_to_stop]
-        return str(ended[0].failure()) if ended else ""
+        """Return why engines that a client waits for will not come; empty when they may."""
+        if self.given_up.is_set():
+            return "the start was given up"
+        for part in (self.controller, *self.engines.values()):
+            if part is not None and not part.running and not part.process.asked_to_stop:
+                return str(part.failure())
+        return ""
 
     # ------------------------------------------------------------ starting
 
@@ -259,31 +264,25 @@ class Cluster(AsyncCluster, RecordedCluster):
         LaunchError
             If a part of the cluster ends meanwhile, or they do not come within `engine_timeout`.
         """
-        deadline = time.monotonic() + self.engine_timeout
-        while len(client.ids) < n:
-            self.check_given_up()
-            self.check_alive()
-            if time.monotonic() > deadline:
-                said = "\n".join(one.get_output(40) for one in self.engines.values())
-                raise LaunchError(
-                    f"{len(client.ids)} of {n} engines connected within {self.engine_timeout:g} s "
-                    f"(engine_timeout). They said:\n{said}"
-                )
-            time.sleep(0.01)
-
-    def check_alive(self) -> None:
-        """Raise `LaunchError`, with the end of its log, if a part of this cluster ended unasked."""
-        for part in (self.controller, *self.engines.values()):
-            if part is not None and not part.running and not part.process.asked_to_stop:
-                raise part.failure()
+        cluster_engines.wait_for(client, n, self.engines.values(), self.engine_timeout)
 
     # ------------------------------------------------------------ stopping
 
     def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
         """Stop one set of engines, or all of them."""
-        for name in self._sets(engine_set_id):
-            self.engines[name].stop()
-            del self.engines[name]
+        names = self._sets(engine_set_id)
+        for name in names:
+            self.engines[name].process.asked_to_stop = True
+        if names and self.controller is not None and self.controller.running:
+            with self.connect_client_sync() as client:
+                engines = cluster_engines.ids_of(client, names)
+                if engines:
+                    client.shutdown(engines, block=True)
+        for name in names:
+            engine_set = self.engines.pop(name)
+            engine_set.process.wait(WORLD_LEAVES)
+            engine_set.stop()
+            engine_set.process.close()
         self.update_cluster_file()
 
     def stop_controller_sync(self) -> None:
@@ -291,6 +290,8 @@ class Cluster(AsyncCluster, RecordedCluster):
         for engine_set in self.engines.values():
             engine_set.process.asked_to_stop = True
         if self.controller is not None:
+            if self.host != socket.gethostname():
+                self.connect_client_sync().shutdown(hub=True)
             self.controller.stop()
             self.controller.process.close()
             self.controller = None
@@ -304,7 +305,7 @@ class Cluster(AsyncCluster, RecordedCluster):
             for name in list(self.engines):
                 # The controller has sent them home: mpiexec ends by itself, unless they never met.
                 engine_set = self.engines.pop(name)
-                engine_set.process.wait(2.0)
+                engine_set.process.wait(WORLD_LEAVES)
                 engine_set.stop()
                 engine_set.process.close()
             if began:
@@ -321,8 +322,11 @@ class Cluster(AsyncCluster, RecordedCluster):
 
     def signal_engines_sync(self, signum: int, engine_set_id: str | None = None) -> None:
         """Send a signal to every engine of one set, or of all."""
-        for name in self._sets(engine_set_id):
-            self.engines[name].process.send_signal(signum)
+        # Not by mpiexec, which takes some signals as an order to end the world.
+        with self.connect_client_sync() as client:
+            engines = cluster_engines.ids_of(client, self._sets(engine_set_id))
+            if engines:
+                client.send_signal(signum, engines, block=True)
 
     # ------------------------------------------------------------ small things
 

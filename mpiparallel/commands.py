@@ -162,7 +162,7 @@ def list_clusters(options: argparse.Namespace, config: Config) -> int:
 
 def _row(folder: Path, state: str) -> dict[str, Any]:
     profile, cluster_id = files.names(folder)
-    row = {
+    row: dict[str, Any] = {
         "profile": profile,
         "cluster_id": cluster_id,
         "state": state,

@@ -401,15 +401,29 @@ def test_engines_come_and_go(config: Config) -> None:
 
 
 @pytest.mark.mpi
-def test_signals_reach_every_engine(config: Config) -> None:
+def test_signals_reach_every_engine(config: Config, tmp_path: Path) -> None:
+    def nap() -> None:
+        (tmp_path / f"engine {os.getpid()}").touch()
+        time.sleep(30)
+
     cluster = Cluster(n=2)
     with cluster as client:
-        result = client[:].apply_async(time.sleep, 30)
-        assert wait_until(lambda: all(one["tasks"] for one in client.queue_status(client.ids).values()))
-        time.sleep(0.2)
+        result = client[:].apply_async(nap)
+        assert wait_until(lambda: len(list(tmp_path.glob("engine *"))) == 2)
         cluster.signal_engines_sync(signal.SIGINT)
-        result.wait(10)
-        assert result.ready() and not result.successful()
+        assert result.wait(10)
+        assert not result.successful()
+        assert client.ids == [0, 1]
+        assert cluster.engine_set is not None and cluster.engine_set.state == "running"
+
+
+@pytest.mark.mpi
+def test_an_mpiexec_of_another_mpi(config: Config, mpiexec: Path) -> None:
+    program(mpiexec, 'shift 2; "$@" & "$@" & wait')
+    with pytest.raises(
+        LaunchError, match=r"started 2 worlds instead of one world of 2 engines: .* another MPI"
+    ):
+        Cluster(n=2).start_and_connect_sync()
 
 
 @pytest.mark.mpi
