@@ -1,7 +1,7 @@
 """mpiparallel: IPython Parallel's interface on MPI ranks.
 
-``import mpiparallel as ipp`` gives IPython Parallel's names. They are loaded when first used, so that an engine or
-a controller never imports the client, nor a client mpi4py.
+``import mpiparallel as ipp`` gives IPython Parallel's names. They are loaded when first used, so that an
+engine or a controller never imports the client, nor a client mpi4py.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _HOMES = {
     "mpiparallel.client.mapresult": ["AsyncMapResult"],
     "mpiparallel.client.functions": ["ParallelFunction", "RemoteFunction", "parallel", "remote"],
     "mpiparallel.client.compat": [
-        "PrePickled", "can", "can_map", "deserialize_object", "pack_apply_message", "serialize_object", "uncan",
-        "uncan_map", "unpack_apply_message", "use_cloudpickle", "use_dill", "use_pickle",
+        "PrePickled", "can", "can_map", "deserialize_object", "pack_apply_message", "serialize_object",
+        "uncan", "uncan_map", "unpack_apply_message", "use_cloudpickle", "use_dill", "use_pickle",
     ],
     "mpiparallel.wire.references": ["Reference", "depend", "dependent", "interactive", "require"],
     "concurrent.futures": ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"],
     "mpiparallel.error": [
-        "AlreadyDisplayedError", "CompositeError", "ConnectionFileError", "ConnectionRefused", "DependencyTimeout",
-        "EngineError", "IPythonError", "ImpossibleDependency", "InvalidDependency", "KernelError", "LaunchError",
-        "NoEnginesRegistered", "RemoteError", "TaskAborted", "TaskRejectError", "TaskTimeout", "TimeoutError",
-        "UnmetDependency", "WireError",
+        "AlreadyDisplayedError", "CompositeError", "ConnectionFileError", "ConnectionRefused",
+        "DependencyTimeout", "EngineError", "IPythonError", "ImpossibleDependency", "InvalidDependency",
+        "KernelError", "LaunchError", "NoEnginesRegistered", "RemoteError", "TaskAborted",
+        "TaskRejectError", "TaskTimeout", "TimeoutError", "UnmetDependency", "WireError",
     ],
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

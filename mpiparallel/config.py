@@ -1,6 +1,7 @@
 """Where things are and how long things may take; the environment is read here and nowhere else.
 
-One frozen `Config` is made at the edge (a command, a `Client`, a `Cluster`, an engine's start) and handed down.
+One frozen `Config` is made at the edge (a command, a `Client`, a `Cluster`, an engine's start) and handed
+down.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class Config:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Config:
         """Return the settings with what ``MPIPARALLEL_*`` variables say.
 
-        ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``, ``MPIPARALLEL_CLUSTER_ID``
-        (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE`` (``IPP_NONINTERACTIVE`` too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
-        ``_MAX_BACKLOG`` (numbers).
+        ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``,
+        ``MPIPARALLEL_CLUSTER_ID`` (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE``
+        (``IPP_NONINTERACTIVE`` too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``,
+        ``_OUTPUT_WINDOW``, ``_MAX_FRAME``, ``_MAX_BACKLOG`` (numbers).
 
         Raises
         ------
@@ -67,8 +69,12 @@ class Config:
         """Return the folder of one cluster: connection files, cluster file, logs."""
         for word, value in (("profile", profile), ("cluster id", cluster_id)):
             if "/" in value or value in (".", ".."):
-                raise ValueError(f"{word} {value!r}: it names a folder, so it may not hold a slash or be dots")
-        return self.state_dir / (profile or "default") / ("cluster" + (f"-{cluster_id}" if cluster_id else ""))
+                raise ValueError(
+                    f"{word} {value!r}: it names a folder, so it may not hold a slash or be dots"
+                )
+        return (
+            self.state_dir / (profile or "default") / ("cluster" + (f"-{cluster_id}" if cluster_id else ""))
+        )
 
 
 def _number(kind: type, variable: str, text: str) -> object:

@@ -42,7 +42,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(path: Path, info: ConnectionInfo) -> None:
-    """Write `info` to `path`, readable by its owner alone; whoever waits for the file never sees half of it."""
+    """Write `info` to `path`, readable by its owner alone; who waits for the file never sees half of it."""
     write_private(path, msgspec.json.format(msgspec.json.encode(info), indent=2))
 
 
@@ -77,8 +77,8 @@ def read(path: Path) -> ConnectionInfo:
         raise ConnectionFileError(f"connection file {path} belongs to another user; refusing to use it")
     if stat.S_IMODE(about.st_mode) & 0o077:
         raise ConnectionFileError(
-            f"connection file {path} has mode {stat.S_IMODE(about.st_mode):04o}: others can use the key in it. "
-            f"If nobody did, run: chmod 600 {path}"
+            f"connection file {path} has mode {stat.S_IMODE(about.st_mode):04o}: others can use the key in "
+            f"it. If nobody did, run: chmod 600 {path}"
         )
     return parse(content, str(path))
 
