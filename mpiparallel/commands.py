@@ -74,8 +74,8 @@ def start(options: argparse.Namespace, config: Config) -> int:
         if options.daemonize:
             _say(f"Stop them by: {_command('stop', options)}")
             return 0
-        _say("Press Ctrl-C to stop.")
         try:
+            _say("Press Ctrl-C to stop.")
             return _wait_for_end(cluster.controller)
         except KeyboardInterrupt:
             _say("stopping")

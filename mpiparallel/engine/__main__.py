@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if world.rank == 0:
         try:
             path = _connection_path(options, config)
-            info = _wait_for(path, options.timeout)
+            # A Cluster starts engines when the file is there: if it is gone, so is the cluster.
+            info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
             courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set))
         except (ConnectionFileError, ConnectionRefused, ValueError) as error:
             outcome = ([], str(error))
