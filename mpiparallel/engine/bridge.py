@@ -33,7 +33,9 @@ from mpiparallel.wire.messages import (
     Heartbeat,
     HelloWorld,
     Message,
+    Output,
     Refused,
+    Result,
     Signal,
     Stop,
     Submit,
@@ -43,6 +45,7 @@ from mpiparallel.wire.messages import (
 
 MAX_BATCH = 512  # messages in one
 MAX_BATCH_BYTES = 8 << 20
+HOLD = 0.0002  # seconds for which results wait for others that may be about to come
 COLLECTIVE = 256 << 10  # bytes from which what several ranks get goes by a broadcast
 
 
@@ -79,6 +82,8 @@ class Bridge:
         self._heartbeat = line.config.heartbeat
         self.stopped_by: str | None = None  # why the world is to end
         self._live: set[int] = set()
+        self._open = 0  # tasks handed out and not answered
+        self._first = 0.0  # when the oldest message of `_data` came
         context = zmq.Context()
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 1000)
@@ -126,13 +131,29 @@ class Bridge:
             f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
         )
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way in this world, so that only the controller can bring work."""
+        return self._open <= 0 and not self._data and not self._control and self._unsent is None
+
     # ------------------------------------------------------------ out
 
     def post(self, message: Message) -> None:
         """Send a message when the socket takes it."""
-        (self._control if type(message.header) in CONTROL else self._data).append(message)
+        if type(message.header) in CONTROL:
+            self._control.append(message)
+            return
+        if not self._data:
+            self._first = time.monotonic()
+        self._data.append(message)
+        self._open -= type(message.header) is Result
 
     def _flush(self) -> bool:
+        # The ranks answer a request one shortly after the other: sent as one, their results cost the
+        # controller and the client a third.
+        if self._data and self._open > 0 and not self._control and len(self._data) < MAX_BATCH:
+            if time.monotonic() - self._first < HOLD:
+                return True
         busy = False
         while self._unsent or self._control or self._data:
             if self._unsent is None:
@@ -148,7 +169,7 @@ class Bridge:
         size = 0
         while (self._control or self._data) and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
             message = (self._control or self._data).popleft()
-            size += sum(wire_frames.nbytes(frame) for frame in message.payload)
+            size += sum(wire_frames.nbytes(frame) for frame in message.payload) + _text_size(message)
             batch.append(message)
         return batch
 
@@ -208,6 +229,7 @@ class Bridge:
         self._route(known, 0, False)
 
     def _submit(self, header: Submit, payload: Sequence[Any]) -> None:
+        self._open += len(header.engines)
         common = payload[: header.common]
         messages = {}
         start = header.common
@@ -246,3 +268,13 @@ class Bridge:
             if not self._flush():
                 self.socket.poll(10, zmq.POLLOUT)
         self.socket.close()
+
+
+def _text_size(message: Message) -> int:
+    """Return roughly how many bytes a header takes: output and tracebacks stand in it."""
+    header = message.header
+    if isinstance(header, Output):
+        return 3 * len(header.text)
+    if isinstance(header, Result) and header.failure is not None:
+        return 3 * (len(header.failure.evalue) + len(header.failure.traceback))
+    return 0

@@ -138,8 +138,10 @@ class Courier(threading.Thread):
         return busy
 
     def _nap(self, seconds: float) -> None:
-        # Rank 0 wakes at once for its socket; ZeroMQ's poll counts in whole milliseconds.
-        if self.bridge is not None and seconds >= 0.001:
+        # Rank 0 wakes at once for its socket, which alone brings work when nothing is under way.
+        if self.bridge is not None and self.bridge.quiet:
+            seconds = NAP_MAX
+        if self.bridge is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
             self.bridge.socket.poll(int(seconds * 1000))
         else:
             time.sleep(seconds)

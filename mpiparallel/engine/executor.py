@@ -78,6 +78,7 @@ class Executor:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._interruptible:
+            self._interruptible = False  # one is enough: a second would hit our own code
             raise KeyboardInterrupt
 
     def _run_task(self, message: Task) -> None:
