@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from typing import Any, NamedTuple
 
 import zmq
@@ -11,6 +13,8 @@ from mpiparallel.controller import places
 from mpiparallel.controller.keys import ZAP_ADDRESS, Keys
 from mpiparallel.controller.outgoing import Sent
 from mpiparallel.error import LaunchError
+
+log = logging.getLogger(__name__)
 
 HIGH_WATER = 64  # batches in a socket's queue for one peer; the rest waits in Outgoing, where it is counted
 LINGER = 1.0  # seconds that the last messages have to leave
@@ -98,5 +102,12 @@ class Sockets:
         return Route(local, None if local else frames[0].get("User-Id"), frames[0].bytes), frames[1:]
 
     def close(self) -> None:
-        self._context.destroy(linger=int(LINGER * 1000))
+        """Close everything, after the last messages have left or LINGER has passed."""
+        # When a peer has just vanished with data on its way to it, ZeroMQ (4.3.5) sometimes waits for ever here,
+        # whatever the linger. So a thread waits, which does not keep the process from ending.
+        closing = threading.Thread(target=self._context.destroy, args=[int(LINGER * 1000)], daemon=True)
+        closing.start()
+        closing.join(LINGER + 1.0)
+        if closing.is_alive():
+            log.debug("ZeroMQ does not finish closing: left to the end of the process")
         places.remove(self.directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import uuid
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -39,8 +40,8 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
 def served(controller: Controller) -> Iterator[FakeClient]:
     """A client and a world that were there before; their work must go on."""
     with FakeClient(controller.info("client")) as client, FakeWorld(controller.info("engine")) as world:
-        (engine,) = world.hello(1, name=f"w{id(world)}").engines
-        client.hello(f"c{id(client)}")
+        (engine,) = world.hello(1, name=uuid.uuid4().hex).engines
+        client.hello(uuid.uuid4().hex)
         yield client
         request = client.submit([engine], b"x")
         world.serve()

@@ -8,6 +8,7 @@ import pytest
 
 from mpiparallel.controller import outgoing as module
 from mpiparallel.controller.outgoing import OVERHEAD, Outgoing, Sent
+from mpiparallel.wire import frames
 from mpiparallel.wire.frames import unpack
 from mpiparallel.wire.messages import Abort, Answer, Message, Output, Submit
 
@@ -20,12 +21,12 @@ class Wire:
         self.gone: set[Any] = set()
         self.batches: list[tuple[Any, list[Message]]] = []
 
-    def __call__(self, peer: Any, frames: list[Any]) -> Sent:
+    def __call__(self, peer: Any, batch: list[Any]) -> Sent:
         if peer in self.full:
             return Sent.FULL
         if peer in self.gone:
             return Sent.GONE
-        self.batches.append((peer, unpack(frames)))
+        self.batches.append((peer, unpack(batch)))
         return Sent.DONE
 
     def texts(self, peer: Any = "p") -> list[str]:
@@ -122,8 +123,9 @@ def test_batches_are_bounded(wire: Wire, queues: Outgoing) -> None:
     assert wire.texts() == ["a", "b", *["small"] * (module.BATCH_MESSAGES + 1), "large"]
 
 
-def test_a_batch_that_is_too_large_is_halved(wire: Wire, queues: Outgoing, caplog) -> None:
-    long = "x" * (9 << 20)
+def test_a_batch_that_is_too_large_is_halved(wire, queues, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(frames, "MAX_HEADER", 32_000)
+    long = "x" * 9_000
     for word in ("1", "2", long, long, long, long, "3"):
         queues.put("p", text(word))
     queues.put("p", text(long * 4))
