@@ -26,7 +26,9 @@ lint: $(STAMP)
 	$(BIN)/mypy -p mpiparallel
 	$(BIN)/shellcheck $(SCRIPTS)
 
+# The peer's engines run under Open MPI.
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MPI),test,bench]"
 	$(BIN)/python -m benchmarks
 
 venv: $(STAMP)

@@ -34,6 +34,8 @@ OPEN_MPI = {
 def environment(**changes: str):
     """Change the environment for what is started meanwhile."""
     before = dict(os.environ)
+    # The peer looks for mpiexec on the PATH, and a wheel puts it beside the interpreter.
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{before.get('PATH', '')}"
     os.environ.update(changes)
     try:
         yield

@@ -151,9 +151,9 @@ class Bridge:
     def _flush(self) -> bool:
         # The ranks answer a request one shortly after the other: sent as one, their results cost the
         # controller and the client a third.
-        if self._data and self._open > 0 and not self._control and len(self._data) < MAX_BATCH:
-            if time.monotonic() - self._first < HOLD:
-                return True
+        more_to_come = self._data and self._open > 0 and not self._control and len(self._data) < MAX_BATCH
+        if more_to_come and time.monotonic() - self._first < HOLD:
+            return True
         busy = False
         while self._unsent or self._control or self._data:
             if self._unsent is None:

@@ -41,7 +41,9 @@ def to_rank_0(seed: int) -> None:
     if world.rank:
         for i in range(count):
             size = random.Random(seed + i).choice(SIZES)
-            mail.post(0, [Message(Result("r-1", world.rank, "ok", started=float(i)), [body(i, size), b"end"])])
+            mail.post(
+                0, [Message(Result("r-1", world.rank, "ok", started=float(i)), [body(i, size), b"end"])]
+            )
             mail.progress()
     finish(mail, lambda: world.rank or len(arrived) == count * (world.size - 1))
     for rank in range(1, world.size) if world.rank == 0 else ():
@@ -104,5 +106,7 @@ def control_overtakes(seed: int) -> None:
 
 
 if __name__ == "__main__":
-    {test.__name__: test for test in (to_rank_0, from_rank_0, control_overtakes)}[sys.argv[1]](int(sys.argv[2]))
+    {test.__name__: test for test in (to_rank_0, from_rank_0, control_overtakes)}[sys.argv[1]](
+        int(sys.argv[2])
+    )
     print(f"rank {MPI.COMM_WORLD.rank} fine", flush=True)
