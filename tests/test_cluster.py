@@ -434,6 +434,24 @@ def test_two_real_clusters_at_once(config: Config) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("after", [0.0, 0.4])
+def test_kill_9_while_engines_start(config: Config, after: float) -> None:
+    process = script("Cluster(n=2).start_cluster_sync(); print('begun', flush=True); time.sleep(60)")
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(after)  # it must not matter how far they are
+    process.kill()
+    process.communicate(timeout=10)
+
+    def engines() -> list[psutil.Process]:
+        return [one for one in processes_of(config.state_dir) if "python" in one.name()]
+
+    assert wait_until(lambda: not engines() and not files_in(config.state_dir))
+    # Now and then Open MPI's mpiexec thinks for twenty seconds about ranks that have left before they met.
+    assert wait_until(lambda: not processes_of(config.state_dir), 40)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("victim", ["program", "mpiexec", "controller"])
 def test_kill_9(config: Config, victim: str) -> None:
     process = script(
