@@ -41,7 +41,7 @@ from mpiparallel.wire.messages import (
     WelcomeWorld,
 )
 
-SPIN = 0.0005  # seconds of yielding before an idle courier naps
+SPIN = 0.002  # seconds of yielding before an idle engine naps: a request's way to the client and back
 NAP_MIN, NAP_MAX = 0.00005, 0.005  # its naps, growing
 STANDBY = 0.01  # how often the thread looks whether it is its turn
 TICK = 0.5  # seconds between looks at the clock's business
@@ -86,7 +86,7 @@ class Courier(threading.Thread):
 
     def serve(self) -> None:
         """Work until the world ends: run tasks, and drive while there are none. The main thread's loop."""
-        pace = _Pace(self._nap)
+        pace = _Pace(self._nap, SPIN)
         while self._leaving is None:
             if self.executor.run_next():
                 pace.reset()
@@ -107,7 +107,7 @@ class Courier(threading.Thread):
             self.die(traceback.format_exc())
 
     def _drive_while_busy(self) -> None:
-        pace = _Pace(time.sleep)
+        pace = _Pace(time.sleep, 0.0)  # user code has the better use for the time
         while self._leaving is None:
             if self.executor.busy:
                 with self._drive:
@@ -237,8 +237,8 @@ class Courier(threading.Thread):
 class _Pace:
     """How a polling thread waits: it yields at first, then naps ever longer."""
 
-    def __init__(self, nap: Callable[[float], None]) -> None:
-        self._nap = nap
+    def __init__(self, nap: Callable[[float], None], spin: float) -> None:
+        self._nap, self._spin = nap, spin
         self.reset()
 
     def reset(self) -> None:
@@ -250,7 +250,7 @@ class _Pace:
         """Wait as long as `busy`, now and before, suggests."""
         if busy:
             self.reset()
-        elif time.monotonic() - self._idle_since < SPIN:
+        elif time.monotonic() - self._idle_since < self._spin:
             os.sched_yield()
         else:
             self._nap(self._seconds)
