@@ -103,8 +103,8 @@ class Sockets:
 
     def close(self) -> None:
         """Close everything, after the last messages have left or LINGER has passed."""
-        # When a peer has just vanished with data on its way to it, ZeroMQ (4.3.5) sometimes waits for ever here,
-        # whatever the linger. So a thread waits, which does not keep the process from ending.
+        # When a peer has just vanished with data on its way to it, ZeroMQ (4.3.5) sometimes waits for ever
+        # here, whatever the linger. So a thread waits, which does not keep the process from ending.
         closing = threading.Thread(target=self._context.destroy, args=[int(LINGER * 1000)], daemon=True)
         closing.start()
         closing.join(LINGER + 1.0)
