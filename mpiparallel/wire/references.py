@@ -155,7 +155,7 @@ def import_names(module: str, names: tuple[str, ...] = ()) -> None:
         space[top] = sys.modules[top]
     for name in names:
         if name == "*":
-            public = getattr(found, "__all__", None) or [key for key in vars(found) if not key.startswith("_")]
+            public = getattr(found, "__all__", None) or [key for key in vars(found) if key[0] != "_"]
             space.update({key: getattr(found, key) for key in public})
         elif hasattr(found, name):
             space[name] = getattr(found, name)
