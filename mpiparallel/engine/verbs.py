@@ -50,7 +50,10 @@ class Verbs:
     def run(self, message: Task) -> Any:
         """Do what a Submit asks and return its value. Raises what user code raises."""
         self.execution_count = None
-        return getattr(self, f"_{message.header.verb}")(message)
+        try:
+            return getattr(self, f"_{message.header.verb}")(message)
+        finally:
+            self._namespace.record = {}  # holds on to what the request brought
 
     # ------------------------------------------------------------ functions
 

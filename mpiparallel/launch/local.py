@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 CONTROLLER_START = 30.0  # how long a controller may take to write its connection files
 CONTROLLER_GRACE = 10.0  # ... and to stop its worlds and itself
 WORLD_GRACE = 5.0
+ORPHAN_PATIENCE = "5"  # ... and engines to give up on a controller that was killed
 
 
 class Launched:
@@ -100,8 +101,11 @@ class Controller(Launched):
 
     def stop(self) -> None:
         """Ask it to stop its worlds and itself; kill it if it does not in time."""
+        self.process.asked_to_stop = True
         self.process.close_lifeline()
-        self.process.stop(CONTROLLER_GRACE)
+        # A signal on top would tell it to hurry, and engines could not end in order.
+        self.process.wait(CONTROLLER_GRACE)
+        self.process.stop(0.0)
 
 
 class EngineSet(Launched):
@@ -225,6 +229,8 @@ def start_world(
     command = [*_runner(script), *argv.mpiexec_arguments(n, engine, mpi_args)]
     log.debug("starting %s with %s", command, which)
     environment = argv.world_environment(environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
+    # Nobody starts this controller again, so there is no point in waiting long for it.
+    environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)
     process = Process.start(command, log=directory / f"engines-{name}.log", environ=environment)
     return EngineSet(process, name, n)
 
