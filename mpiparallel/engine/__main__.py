@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(courier: Courier, engine_id: int, config: Config) -> None:
     """Be an engine until the world ends. An error that is not user code's ends the process, with reason."""
+    from mpiparallel.engine import datapub
     from mpiparallel.engine.executor import Executor
     from mpiparallel.engine.output import OutputCapture
 
@@ -97,6 +98,7 @@ def _serve(courier: Courier, engine_id: int, config: Config) -> None:
     sys.stdin = open(os.devnull)  # noqa: SIM115 (it stays for the life of the process)
     courier.output = output = OutputCapture(engine_id, courier.post, config.output_window)
     output.install()
+    datapub.output = output
     faulthandler.enable(file=output.log)
     courier.executor = Executor(engine_id, output, courier.post)
     courier.start()

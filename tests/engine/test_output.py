@@ -108,6 +108,24 @@ def test_a_syntax_error_is_told(rc):
         rc[0].execute("def (", block=True).get(timeout=60)
 
 
+def test_data_published_during_a_task(rc):
+    def publish():
+        import time
+
+        from mpiparallel.engine.datapub import publish_data
+
+        publish_data({"step": 1})
+        publish_data({"step": 2, "field": [1.5]})
+        time.sleep(60)
+
+    result = rc[0].apply_async(publish)
+    assert wait_until(lambda: result.data == {"step": 2, "field": [1.5]})
+    assert not result.done()
+    while not result.done():
+        rc.send_signal(signal.SIGINT, block=True)
+        result.wait(0.2)
+
+
 def test_a_client_that_does_not_read_holds_the_printer_back_and_loses_nothing(rc, cluster, tmp_path):
     """The client is stopped; the engine must block, with bounded memory, and go on when the client does."""
     script = tmp_path / "reader.py"
