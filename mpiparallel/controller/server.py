@@ -182,7 +182,7 @@ class Server:
             return
         poller.unregister(self.lifeline)
         self.lifeline = None
-        self.stop("whoever started the controller is gone")
+        self.stop("whoever started the controller has ended, or has stopped it")
 
     def _authenticate(self) -> None:
         while True:
