@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -102,10 +103,13 @@ class Controller(Launched):
     def stop(self) -> None:
         """Ask it to stop its worlds and itself; kill it if it does not in time."""
         self.process.asked_to_stop = True
-        self.process.close_lifeline()
-        # A signal on top would tell it to hurry, and engines could not end in order.
+        # One word is enough: a second would tell it to hurry, and engines could not end in order.
+        if self.process.has_lifeline:
+            self.process.close_lifeline()
+        else:
+            self.process.send_signal(signal.SIGTERM)
         self.process.wait(CONTROLLER_GRACE)
-        self.process.stop(0.0)
+        self.process.kill()
 
 
 class EngineSet(Launched):
@@ -116,6 +120,8 @@ class EngineSet(Launched):
     name : str
     n : int
         The number of engines it was started with.
+    superseded : bool
+        It had ended when another set was started: whoever waits for engines waits for the other's.
     """
 
     what = "mpiexec"
@@ -124,6 +130,7 @@ class EngineSet(Launched):
         super().__init__(process)
         self.name = name
         self.n = n
+        self.superseded = False
 
     def stop(self, grace: float = WORLD_GRACE) -> None:
         """End all its engines, by way of mpiexec."""

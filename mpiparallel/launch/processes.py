@@ -157,6 +157,11 @@ class Process:
         except ProcessLookupError:
             return  # it ended in between
 
+    @property
+    def has_lifeline(self) -> bool:
+        """Whether it sees the end of its standard input when we close the lifeline."""
+        return self._popen is not None and self._popen.stdin is not None and not self._popen.stdin.closed
+
     def close_lifeline(self) -> None:
         """Let the process see the end of its standard input."""
         if self._popen is not None and self._popen.stdin is not None:
