@@ -175,7 +175,7 @@ def describe(error: BaseException) -> Failure:
 def _text(error: BaseException) -> str:
     try:
         return _shortened(str(error))
-    except Exception as second:  # user code's __str__ may raise anything; the error itself must still be told
+    except BaseException as second:  # user code's __str__ may even exit; the error must still be told
         return f"<{type(error).__name__} whose __str__ raised {type(second).__name__}>"
 
 

@@ -59,16 +59,18 @@ def test_a_result_that_cannot_travel_is_an_error(rc):
         rc[0].apply_sync(lambda: (i for i in range(3)))
 
 
-def test_an_exception_that_cannot_be_printed_is_told(rc):
-    def raise_it():
+@pytest.mark.parametrize("second", [ValueError, SystemExit, KeyboardInterrupt])
+def test_an_exception_that_cannot_be_printed_is_told(rc, second):
+    def raise_it(second):
         class Silent(Exception):
             def __str__(self):
-                raise ValueError("no words")
+                raise second("no words")
 
         raise Silent
 
-    with pytest.raises(ipp.RemoteError, match=r"Silent.*__str__ raised ValueError"):
-        rc[0].apply_sync(raise_it)
+    with pytest.raises(ipp.RemoteError, match=rf"Silent.*__str__ raised {second.__name__}"):
+        rc[0].apply_sync(raise_it, second)
+    assert rc[0].apply_sync(os.getpid)
 
 
 def test_tracebacks_show_user_code_only(rc):
