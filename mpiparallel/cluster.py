@@ -146,7 +146,8 @@ class Cluster(AsyncCluster, RecordedCluster):
         """Return why engines that a client waits for will not come; empty when they may."""
         if self.given_up.is_set():
             return "the start was given up"
-        for part in (self.controller, *self.engines.values()):
+        sets = [one for one in self.engines.values() if not one.superseded]
+        for part in (self.controller, *sets):
             if part is not None and not part.running and not part.process.asked_to_stop:
                 return str(part.failure())
         return ""
@@ -210,6 +211,8 @@ class Cluster(AsyncCluster, RecordedCluster):
             extra=self.engine_args,
             environ={**os.environ, **self.environment},
         )
+        for other in self.engines.values():
+            other.superseded = not other.running
         self.engines[name] = engine_set
         engine_set.report_end(log)
         self.update_cluster_file()

@@ -187,6 +187,10 @@ def test_engines_that_end_later_are_noticed(
     assert cluster.engines[name].state == "failed"
     assert cluster.engines[name].exit_code == 9
     assert "exit code 9" in cluster.engines_failed()
+    program(mpiexec, "exec sleep 60")
+    cluster.start_engines_sync(1)
+    assert cluster.engines_failed() == ""  # these may come in their place
+    assert cluster.engines[name].state == "failed"
     cluster.stop_cluster_sync()
 
 
