@@ -45,6 +45,7 @@ from mpiparallel.wire.messages import (
 
 MAX_BATCH = 512  # messages in one
 MAX_BATCH_BYTES = 8 << 20
+LOOK_EVERY = 0.5  # seconds between looks at the controller's process while it has not answered
 HOLD = 0.0002  # seconds for which results wait for others that may be about to come
 COLLECTIVE = 256 << 10  # bytes from which what several ranks get goes by a broadcast
 
@@ -82,6 +83,7 @@ class Bridge:
         self._heartbeat = line.config.heartbeat
         self.stopped_by: str | None = None  # why the world is to end
         self._live: set[int] = set()
+        self._early: deque[Message] = deque()  # came together with the welcome
         self._open = 0  # tasks handed out and not answered
         self._first = 0.0  # when the oldest message of `_data` came
         context = zmq.Context()
@@ -116,20 +118,27 @@ class Bridge:
             mpiparallel.__version__, world.name, world.hosts, world.pids, world.mpi, self._line.engine_set,
         ))]))  # fmt: skip
         deadline = time.monotonic() + self._line.timeout
-        while self.socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            for header, _ in wire_frames.unpack(self.socket.recv_multipart(copy=False)):
+        while (left := deadline - time.monotonic()) > 0:
+            if self.socket.poll(int(min(left, LOOK_EVERY) * 1000)):
+                self._early.extend(wire_frames.unpack(self.socket.recv_multipart(copy=False)))
+                header = self._early.popleft().header
+                if isinstance(header, WelcomeWorld):
+                    self._welcomed(header)
+                    return header
                 if isinstance(header, Refused):
                     raise ConnectionRefused(f"the controller at {self.address} refused: {header.reason}")
-                if isinstance(header, WelcomeWorld):
-                    self._ranks = {engine: rank for rank, engine in enumerate(header.engines)}
-                    self._live = set(header.engines)
-                    self._heartbeat = header.heartbeat
-                    self._heard = time.monotonic()
-                    return header
+            elif self._controller_is_dead():
+                raise ConnectionRefused(f"the controller (process {self._line.info.pid}) is gone")
         raise ConnectionRefused(
             f"no answer from the controller at {self.address} to {socket.gethostname()} within "
             f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
         )
+
+    def _welcomed(self, header: WelcomeWorld) -> None:
+        self._ranks = {engine: rank for rank, engine in enumerate(header.engines)}
+        self._live = set(header.engines)
+        self._heartbeat = header.heartbeat
+        self._heard = time.monotonic()
 
     @property
     def quiet(self) -> bool:
@@ -185,6 +194,8 @@ class Bridge:
     def progress(self) -> bool:
         """Send and receive what can be; return whether anything happened."""
         busy = self._flush()
+        while self._early:
+            self._receive(self._early.popleft())
         for _ in range(64):
             # Asking is five times cheaper than the exception of a receive in vain.
             if not int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
@@ -252,13 +263,17 @@ class Bridge:
             self._asked = now
             self.post(Message(Heartbeat(echo=True)))
         info, config = self._line.info, self._line.config
-        here = info.host == socket.gethostname()
-        if here and not psutil.pid_exists(info.pid):
+        if self._controller_is_dead():
             file_gone = self._line.path is not None and not os.path.exists(self._line.path)
             if file_gone or silence > config.orphan_after:
                 self.stopped_by = f"the controller (process {info.pid}) is gone"
-        elif not here and silence > config.orphan_after + config.lost_after:
+        elif info.host != socket.gethostname() and silence > config.orphan_after + config.lost_after:
             self.stopped_by = f"no word from the controller at {self.address} for {silence:.0f} s"
+
+    def _controller_is_dead(self) -> bool:
+        """Whether the controller has ended, as far as can be seen: its process was on this host."""
+        info = self._line.info
+        return info.host == socket.gethostname() and not psutil.pid_exists(info.pid)
 
     def close(self, reason: str) -> None:
         """Say goodbye and let go of the socket; what is queued still leaves within a second."""
