@@ -142,11 +142,13 @@ class Cluster(AsyncCluster, RecordedCluster):
         """The connection file for clients."""
         return self.folder / connection_file.NAMES["client"]
 
-    def engines_failed(self) -> str:
-        """Return why engines that a client waits for will not come; empty when they may."""
+    def engines_failed(self, n: int | None = None) -> str:
+        """Return why the `n` engines (or all) that a client waits for will not come; empty when they may."""
         if self.given_up.is_set():
             return "the start was given up"
-        sets = [one for one in self.engines.values() if not one.superseded]
+        sets = list(self.engines.values())
+        if n is not None and sum(one.n for one in sets if one.running) >= n:
+            sets = []  # an earlier set may have ended: these take its place
         for part in (self.controller, *sets):
             if part is not None and not part.running and not part.process.asked_to_stop:
                 return str(part.failure())
@@ -211,8 +213,6 @@ class Cluster(AsyncCluster, RecordedCluster):
             extra=self.engine_args,
             environ={**os.environ, **self.environment},
         )
-        for other in self.engines.values():
-            other.superseded = not other.running
         self.engines[name] = engine_set
         engine_set.report_end(log)
         self.update_cluster_file()

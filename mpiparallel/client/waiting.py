@@ -85,7 +85,7 @@ def _check_cluster(client: Client, n: int) -> None:
     """Raise EngineError if the cluster knows that its engines will not come."""
     reason = getattr(client.cluster, "engines_failed", None)
     if callable(reason):
-        reason = reason()
+        reason = reason(n)
     if reason:
         raise error.EngineError(f"waiting for {n} engines: {reason}")
 

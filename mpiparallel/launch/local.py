@@ -120,8 +120,6 @@ class EngineSet(Launched):
     name : str
     n : int
         The number of engines it was started with.
-    superseded : bool
-        It had ended when another set was started: whoever waits for engines waits for the other's.
     """
 
     what = "mpiexec"
@@ -130,7 +128,6 @@ class EngineSet(Launched):
         super().__init__(process)
         self.name = name
         self.n = n
-        self.superseded = False
 
     def stop(self, grace: float = WORLD_GRACE) -> None:
         """End all its engines, by way of mpiexec."""
