@@ -6,12 +6,14 @@ The courier puts Submits in and takes them out again to abort them; the executor
 from __future__ import annotations
 
 import itertools
+import os
 import signal
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.verbs import Verbs, describe
@@ -36,6 +38,7 @@ class Executor:
         self._waiting: OrderedDict[int, Task] = OrderedDict()
         self._numbers = itertools.count()
         self._interruptible = False
+        self._pid = os.getpid()
         self.busy = False
         self.running: str | None = None  # the request under way
         self.finished = False
@@ -106,9 +109,27 @@ class Executor:
             self._interruptible = False
         except BaseException as error:  # SystemExit and KeyboardInterrupt, too, end a task and not the engine
             self._interruptible = False
+            if os.getpid() != self._pid:
+                _leave_fork(error)
             return describe(error), []
+        if os.getpid() != self._pid:
+            _leave_fork(None)
         return None, frames
 
     def _ask_for_function(self, message: Task) -> None:
         header = message.header
         self._post(Message(Lacks(header.client, self.engine_id, header.function)))
+
+
+def _leave_fork(error: BaseException | None) -> NoReturn:
+    """End a child that user code forked and let come back here: there is one engine, its parent."""
+    code = 1 if error is not None else 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        sys.stderr.write(describe(error).traceback + "\n")
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)

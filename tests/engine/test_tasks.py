@@ -54,6 +54,26 @@ def test_whatever_user_code_raises_ends_the_task_and_not_the_engine(rc, ending):
     assert rc[1].apply_sync(os.getpid)
 
 
+@pytest.mark.parametrize(("ending", "code"), [("return", 0), ("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_a_forked_child_does_not_become_a_second_engine(rc, ending, code):
+    def fork(ending):
+        child = os.fork()
+        if not child:
+            if ending != "return":
+                exec(ending, {"sys": sys})
+            return None
+        for _ in range(500):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        return "it stayed"
+
+    assert rc[0].apply_sync(fork, ending) == code
+    assert rc[0].apply_sync(os.getpid)
+
+
 def test_a_result_that_cannot_travel_is_an_error(rc):
     with pytest.raises(ipp.RemoteError, match="cannot pickle 'generator' object"):
         rc[0].apply_sync(lambda: (i for i in range(3)))
@@ -86,11 +106,25 @@ def test_tracebacks_show_user_code_only(rc):
     assert "in outer" in text and "in inner" in text and "mpiparallel" not in text
 
 
-def test_an_error_in_a_cell_aborts_what_this_client_queued_behind_it(rc):
-    view = rc[:]
+def wait_for_file(path):
+    """Run on an engine until the test makes a file."""
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def test_an_error_in_a_cell_aborts_what_this_client_queued_behind_it(rc, tmp_path):
+    view, gate = rc[:], tmp_path / "gate"
+    view.push({"wait_for_file": by_value(wait_for_file)}, block=True)
     view.execute("b = 1", block=True)
-    failing = view.execute("import time; time.sleep(0.3); 1 / 0", block=False)
+    failing = view.execute(f"wait_for_file({str(gate)!r}); 1 / 0", block=False)
     behind = view.execute("b = 2", block=False)
+    # What asks for no place in the queue tells that the engines have got all that was sent before it.
+    rc.send_signal(0, block=True)
+    assert wait_until(lambda: all(rc.queue_status()[engine]["queue"] == 2 for engine in rc.ids))
+    gate.touch()
     with pytest.raises(ipp.CompositeError, match="ZeroDivisionError"):
         failing.get(timeout=10)
     with pytest.raises(ipp.TaskAborted):
@@ -98,12 +132,14 @@ def test_an_error_in_a_cell_aborts_what_this_client_queued_behind_it(rc):
     assert view["b"] == [1] * 4
 
 
-def test_abort_takes_out_what_has_not_begun(rc):
-    view = rc[:]
-    running, queued = view.apply_async(time.sleep, 0.5), view.apply_async(time.sleep, 50)
+def test_abort_takes_out_what_has_not_begun(rc, tmp_path):
+    view, gate = rc[:], tmp_path / "gate"
+    running = view.apply_async(by_value(wait_for_file), str(gate))
+    queued = view.apply_async(time.sleep, 50)
     queued.abort()
     with pytest.raises(ipp.TaskAborted):
         queued.get(timeout=10)
+    gate.touch()
     assert running.get(timeout=10) == [None] * 4
 
 
