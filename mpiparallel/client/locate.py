@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 import warnings
@@ -36,12 +37,16 @@ def find(
         If there is no such file after `timeout` seconds, or its controller has ended.
     ValueError
         If `source` is an address.
+    TypeError
+        If it is neither a path nor a dict.
     """
     if isinstance(source, Mapping):
         info = connection_file.parse(json.dumps(dict(source)))
         check(info, "the connection info")
         return info
     if source is not None:
+        if not isinstance(source, (str, os.PathLike)):
+            raise TypeError(f"a client needs the path of a connection file, or its content, not {source!r}")
         if "://" in str(source):
             raise ValueError(
                 f"{source!r} is an address: a client needs the connection file, which holds the keys as well "

@@ -116,6 +116,9 @@ def test_a_stale_file_is_told_at_once(state):
 def test_wrong_sources(state, tmp_path):
     with pytest.raises(ValueError, match="is an address"):
         Client("tcp://127.0.0.1:5555")
+    for source in (3, b"client.json"):
+        with pytest.raises(TypeError, match=r"path of a connection file, or its content, not (3|b'client)"):
+            Client(source)
     with pytest.raises(OSError, match="is not a connection file"):
         Client({"url": "x"})
     with pytest.raises(OSError, match="is for engines"):
