@@ -5,13 +5,14 @@ The courier puts Submits in and takes them out again to abort them; the executor
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -33,11 +34,12 @@ class Executor:
 
     def __init__(self, engine_id: int, output: OutputCapture, post: Callable[[Message], None]) -> None:
         self.engine_id, self._output, self._post = engine_id, output, post
-        self.verbs = Verbs(engine_id, output, self._ask_for_function)
+        self.verbs = Verbs(engine_id, output, self._ask_for_function, self._holding_interrupts)
         # A task runs, or is aborted, by whoever takes it from here.
         self._waiting: OrderedDict[int, Task] = OrderedDict()
         self._numbers = itertools.count()
         self._interruptible = False
+        self._held_back = False  # whether an interrupt came while it could not be raised
         self._pid = os.getpid()
         self.busy = False
         self.running: str | None = None  # the request under way
@@ -80,9 +82,19 @@ class Executor:
         return True
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._held_back = True
         if self._interruptible:
             self._interruptible = False  # one is enough: a second would hit our own code
             raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def _holding_interrupts(self) -> Iterator[None]:
+        """Let nothing interrupt what a part of a task does here; raise it afterwards."""
+        self._interruptible = self._held_back = False
+        yield
+        if self._held_back:
+            raise KeyboardInterrupt
+        self._interruptible = True
 
     def _run_task(self, message: Task) -> None:
         header = message.header
@@ -103,12 +115,14 @@ class Executor:
     def _call(self, message: Task) -> tuple[Failure | None, list[Any]]:
         """Run the user's part of a task; whatever it raises is its result."""
         try:
-            self._interruptible = True
-            value = self.verbs.run(message)
-            frames = [] if value is None else objects.copied(objects.dumps(value))
-            self._interruptible = False
+            try:
+                self._interruptible = True
+                value = self.verbs.run(message)
+                frames = [] if value is None else objects.copied(objects.dumps(value))
+            finally:
+                # An interrupt at this very moment is the last that can be raised, and is caught below.
+                self._interruptible = False
         except BaseException as error:  # SystemExit and KeyboardInterrupt, too, end a task and not the engine
-            self._interruptible = False
             if os.getpid() != self._pid:
                 _leave_fork(error)
             return describe(error), []

@@ -6,6 +6,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mpiparallel.engine.functions import FunctionCache
@@ -34,10 +35,19 @@ class Verbs:
     engine_id, output
     lacks
         Asks the client of a message for a function, by digest.
+    holding_interrupts
+        Makes a context in which SIGINT does not interrupt.
     """
 
-    def __init__(self, engine_id: int, output: OutputCapture, lacks: Callable[[Task], None]) -> None:
-        self._engine_id, self._output, self._lacks = engine_id, output, lacks
+    def __init__(
+        self,
+        engine_id: int,
+        output: OutputCapture,
+        lacks: Callable[[Task], None],
+        holding_interrupts: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._engine_id, self._output = engine_id, output
+        self._lacks, self._holding_interrupts = lacks, holding_interrupts
         self.module = types.ModuleType("__main__", "The namespace of this engine.")
         self.names = self.module.__dict__
         self.names.update(user_names(engine_id), __builtins__=__builtins__)
@@ -110,9 +120,11 @@ class Verbs:
     def shell(self) -> Any:
         """Return the IPython shell, made at the first call."""
         if self._shell is None:
-            from mpiparallel.engine.shell import make_shell
+            # An import that is broken off half-way leaves modules behind that can never be imported again.
+            with self._holding_interrupts():
+                from mpiparallel.engine.shell import make_shell
 
-            self._shell = make_shell(self.module, self._output)
+                self._shell = make_shell(self.module, self._output)
         return self._shell
 
     # ------------------------------------------------------------ names

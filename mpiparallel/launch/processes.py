@@ -22,6 +22,8 @@ import psutil
 
 from mpiparallel.error import LaunchError
 
+AFTERMATH = 1.0  # seconds that descendants have to end after the process itself has
+
 _with_lifeline: weakref.WeakSet[Process] = weakref.WeakSet()
 
 
@@ -173,6 +175,10 @@ class Process:
         family = self._family()
         self.send_signal(signal.SIGTERM)
         self.wait(grace)
+        # mpiexec's own helpers end after it, and tidy up: Hydra's proxy has a file in /tmp to remove.
+        deadline = time.monotonic() + AFTERMATH
+        while any(map(_alive, family)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         self.finish(family)
 
     def kill(self) -> None:

@@ -107,3 +107,14 @@ def test_engines_end_when_controller_and_starter_are_killed(state_dir, tmp_path)
     # What the controller could not remove is removed by the next command that looks.
     subprocess.run([sys.executable, "-m", "mpiparallel", "list"], check=True, capture_output=True)
     assert not os.path.exists(folder)
+
+
+def test_interrupts_during_the_first_cell_leave_a_shell_that_works():
+    """The first cell imports IPython: cut off there, it could not be imported again."""
+    with ipp.Cluster(n=1) as rc:
+        first = rc[0].execute("x = 1", block=False)
+        while not first.done():
+            rc.send_signal(signal.SIGINT, block=True)
+            first.wait(0.01)
+        second = rc[0].execute("2", silent=False, block=True).get(timeout=30)
+        assert second.data["text/plain"] == "2"
