@@ -7,6 +7,7 @@ their values, in the user's thread.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -138,13 +139,19 @@ class Task:
     def _read(self) -> None:
         if self._value is not _UNREAD:
             return
-        value, failed = None, None
+        value: Any = None
+        failed: Exception | None = None
         if self.status == "ok":
             try:
                 value = objects.loads(self.payload) if self.payload else None
             except Exception as problem:  # any class's __setstate__ may have raised it
-                problem.args = (*problem.args, f"(while unpickling the result of {self.msg_id})")
-                failed = problem
+                failed = error.RemoteError(
+                    type(problem).__name__,
+                    f"{problem} (here, while unpickling the result of {self.msg_id})",
+                    "".join(traceback.format_exception(problem)),
+                    self._engine_info(),
+                )
+                failed.__cause__ = problem
             if failed is None and self.request.verb == "execute":
                 value = ExecuteReply(self.msg_id, value or {}, self.metadata)
         elif self.status == "aborted":

@@ -235,8 +235,10 @@ class Unreadable:
 
 def test_a_result_that_cannot_be_unpickled(client):
     result = client[0].apply_async(Unreadable)
-    with pytest.raises(ZeroDivisionError, match="while unpickling the result of"):
+    text = r"\[0:apply\] ZeroDivisionError: .*while unpickling the result of"
+    with pytest.raises(ipp.RemoteError, match=text) as caught:
         result.get(5)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_an_exception_as_a_value_is_a_value(client):
