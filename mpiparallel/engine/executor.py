@@ -42,7 +42,6 @@ class Executor:
         self._held_back = False  # whether an interrupt came while it could not be raised
         self._pid = os.getpid()
         self.busy = False
-        self.running: str | None = None  # the request under way
         self.finished = False
         signal.signal(signal.SIGINT, self._interrupt)
 
@@ -99,14 +98,12 @@ class Executor:
     def _run_task(self, message: Task) -> None:
         header = message.header
         self._output.begin(header.request, header.client)
-        self.running = header.request
         started = time.time()
         failure, frames = self._call(message)
         self._output.finish()
         status: Any = "ok" if failure is None else "error"
         if failure is not None and header.verb == "execute":
             self.abort(client=header.client)
-        self.running = None
         result = Result(
             header.request, self.engine_id, status, started, time.time(), failure, self.verbs.execution_count
         )

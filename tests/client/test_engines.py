@@ -83,10 +83,12 @@ def test_errors(rc):
         rc[0].apply_sync(lambda x: x, Reference("nothing"))
 
 
-def test_an_error_aborts_what_is_queued(rc):
-    view = rc[0]
-    first = view.execute("import time; time.sleep(0.3); 1/0")
+def test_an_error_aborts_what_is_queued(rc, tmp_path):
+    view, gate = rc[0], tmp_path / "gate"
+    first = view.execute(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n1/0")
     second, third = view.execute("b = 2"), view.apply_async(int)
+    rc[1].apply_sync(int)  # rank 0 hands out in order: engine 0 has the three by now
+    gate.touch()
     with pytest.raises(ipp.RemoteError):
         first.get(10)
     for aborted in (second, third):

@@ -138,6 +138,8 @@ def test_a_client_that_does_not_read_holds_the_printer_back_and_loses_nothing(rc
             line = "y" * 99 + "\\n"
             for i in range(200_000):
                 os.write(1, line.encode())
+                if i == 1000:
+                    open({str(tmp_path / "begun")!r}, "w").close()
         ar = rc[0].apply_async(chatter)
         print("submitted", flush=True)
         ar.get(timeout=100)
@@ -148,8 +150,10 @@ def test_a_client_that_does_not_read_holds_the_printer_back_and_loses_nothing(rc
     reader = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     try:
         assert reader.stdout.readline() == "submitted\n"
+        assert wait_until((tmp_path / "begun").exists)
         reader.send_signal(signal.SIGSTOP)
         assert wait_until(lambda: _blocked_in_write(engine), 20), "the engine went on printing to nobody"
+        assert rc.queue_status()[0]["queue"] == 1, "it printed everything, to where?"
         before = engine.memory_info().rss
         reader.send_signal(signal.SIGCONT)
         assert reader.stdout.readline() == "20000000 True\n"
@@ -162,7 +166,7 @@ def test_a_client_that_does_not_read_holds_the_printer_back_and_loses_nothing(rc
 
 
 def _blocked_in_write(process: psutil.Process) -> bool:
-    """Whether the process burns no more time than an idle engine, twice in a row."""
+    """Whether the process burns no more time than an idle engine does, for half a second."""
     used = sum(process.cpu_times()[:2])
     time.sleep(0.5)
     return sum(process.cpu_times()[:2]) - used < 0.1
