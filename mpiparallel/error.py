@@ -5,6 +5,9 @@
     IPythonError
       KernelError
         EngineError               an engine (one MPI rank) died or left
+          PeerFailed              raised on an engine that waited, in an MPI call, for one that failed
+          DeadlockError           raised on engines whose MPI calls could never have ended
+          CommunicatorBroken      raised where a communicator is used after a call on it was broken off
         NoEnginesRegistered       nothing to run on yet
         TaskAborted               taken out of an engine's queue before it began
         TaskTimeout
@@ -33,9 +36,11 @@ TimeoutError = builtins.TimeoutError
 
 __all__ = [
     "AlreadyDisplayedError",
+    "CommunicatorBroken",
     "CompositeError",
     "ConnectionFileError",
     "ConnectionRefused",
+    "DeadlockError",
     "DependencyTimeout",
     "EngineError",
     "IPythonError",
@@ -44,6 +49,7 @@ __all__ = [
     "KernelError",
     "LaunchError",
     "NoEnginesRegistered",
+    "PeerFailed",
     "RemoteError",
     "TaskAborted",
     "TaskRejectError",
@@ -65,6 +71,33 @@ class KernelError(IPythonError):
 
 class EngineError(KernelError):
     """An engine died, left or could not be used."""
+
+
+class PeerFailed(EngineError):
+    """The MPI call that this engine was in waits for an engine that has failed.
+
+    Attributes
+    ----------
+    rank : int
+        The rank that failed, by its number in the world.
+    error : str
+        How it failed: class and text of its exception, or what became of its process.
+    """
+
+    def __init__(self, rank: int, error: str, waiting: str = "") -> None:
+        super().__init__(rank, error, waiting)
+        self.rank, self.error, self.waiting = rank, error, waiting
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} failed: {self.error}" + (f"; {self.waiting}" if self.waiting else "")
+
+
+class DeadlockError(EngineError):
+    """The MPI calls in which these engines were could never have ended; the text shows who was where."""
+
+
+class CommunicatorBroken(EngineError):
+    """A call on this communicator was broken off, so that it cannot be used until it has been renewed."""
 
 
 class NoEnginesRegistered(KernelError):

@@ -92,7 +92,7 @@ def test_the_controller_needs_no_ipython() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 400
+    assert len(path.read_text().splitlines()) < 420
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,21 @@ bridge of a world alone knows which rank that is.
 ======================  ==========================================================================
 direction               messages
 ======================  ==========================================================================
-client  -> controller   Hello, Submit, Abort, Signal, Stop, Ask, Supply, Consumed, Heartbeat, Goodbye
-world   -> controller   HelloWorld, Result, Output, Lacks, Heartbeat, Goodbye
-controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, EnginesChanged, Heartbeat, Goodbye
-controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Supply, Consumed, Heartbeat,
+client  -> controller   Hello, Submit, Abort, Signal, Stop, Ask, Where, Supply, Consumed, Heartbeat,
                         Goodbye
+world   -> controller   HelloWorld, Result, Output, Lacks, Whereabouts, Notice, EnginesLost, Heartbeat,
+                        Goodbye
+controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, Notice, EnginesChanged, Heartbeat,
+                        Goodbye
+controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Where, Supply, Consumed,
+                        Heartbeat, Goodbye
+rank -> rank 0          Result, Output, Lacks, Whereabouts, Blocked, Broken, Ledgers
+rank 0 -> rank          Submit, Abort, Signal, Stop, Where, Supply, Consumed, Examine, Cut, Renew
 ======================  ==========================================================================
 
-The bridge hands Submit, Abort, Signal, Stop, Supply and Consumed on to the ranks they name as they are.
+The bridge hands Submit, Abort, Signal, Stop, Where, Supply and Consumed on to the ranks they name as they
+are. What ranks tell each other about waits (`wire.waits`) names ranks by their place in the world as it
+began: a rank keeps its number when others die.
 """
 
 from __future__ import annotations
@@ -25,14 +32,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
-Text = Annotated[str, Meta(max_length=1 << 20)]
-EngineId = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
-NBytes = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Engines = Annotated[list[EngineId], Meta(max_length=1 << 20)]
-Digest = Annotated[bytes, Meta(max_length=64)]
-Option = str | int | float | bool | None
+from mpiparallel.wire.fields import (
+    Count, Digest, EngineId, Engines, Identifier, NBytes, Option, Ranks, Text,
+)  # fmt: skip
+from mpiparallel.wire.waits import Ledger, Place, Wait
 
 Verb = Literal["apply", "map", "execute", "push", "pull", "scatter", "gather", "clear"]
 Status = Literal["ok", "error", "aborted"]
@@ -79,6 +82,13 @@ class HelloWorld(Header, frozen=True):
     pids: Annotated[list[Count], Meta(min_length=1, max_length=1 << 20)]
     mpi: Text = ""
     engine_set: Text = ""  # the name under which a Cluster started this world
+    first: int = -1  # the engine id that rank 0 would like to have; -1: the next
+    log: Text = ""  # path of the file that gets what mpiexec and the ranks say
+    survives: bool = False  # whether the others go on when a rank dies (ULFM)
+    # Said by a new bridge, when the one before has died: which ranks have died so far, and which requests
+    # each rank still has in its queue, runs, or has results of to send.
+    lost: Ranks = []
+    held: list[list[Identifier]] | None = None
 
 
 class Welcome(Header, frozen=True):
@@ -239,8 +249,37 @@ class Ask(Header, frozen=True):
     verbose: bool = False
 
 
+class Where(Header, frozen=True):
+    """What are these engines doing? `query` is the asker's number for it."""
+
+    engines: Engines
+    query: Count
+
+
+class Whereabouts(Header, frozen=True):
+    """The answer to Where, of one rank or of a world. Clients get it as an Answer with a list of Places."""
+
+    query: Count
+    places: list[Place]
+
+
+class Notice(Header, frozen=True):
+    """Something that a person should know about a request that is under way."""
+
+    client: Identifier
+    request: Identifier
+    text: Text
+
+
+class EnginesLost(Header, frozen=True):
+    """Ranks of this world have died; the others go on."""
+
+    engines: Engines
+    reason: Text
+
+
 class Answer(Header, frozen=True):
-    """The answer to Ask, Signal or Stop; `failure` when there is none."""
+    """The answer to Ask, Where, Signal or Stop; `failure` when there is none."""
 
     query: Count
     value: Any = None
@@ -255,15 +294,82 @@ class EnginesChanged(Header, frozen=True):
     reason: Text = ""
 
 
-FromClient = Hello | Submit | Abort | Signal | Stop | Ask | Supply | Consumed | Heartbeat | Goodbye
-FromWorld = HelloWorld | Result | Output | Lacks | Heartbeat | Goodbye
+# ---------------------------------------------------------------- between the ranks of a world
+
+
+class Blocked(Header, frozen=True):
+    """`rank` has been in this wait for a while; None: not any more."""
+
+    rank: Count
+    request: str
+    wait: Wait | None
+    line: str = ""  # where in user code
+
+
+class Broken(Header, frozen=True):
+    """A communicator cannot be used any more: a call on it was broken off on `rank`. Sent before the Result.
+
+    `topology` is empty or what Create_cart was given.
+    """
+
+    rank: Count
+    comm: str
+    members: Ranks
+    topology: list[list[int]] = []
+
+
+class Renew(Header, frozen=True):
+    """Take a new communicator in the place of `comm`: number `made` of those made by the mail. Not of the
+    control lane: tasks queued before it have the old one.
+    """
+
+    comm: str
+    made: Count
+    members: Ranks
+    topology: list[list[int]] = []
+
+
+class Examine(Header, frozen=True):
+    """Say what was sent, received and begun on these communicators."""
+
+    round: Count
+    comms: list[str]
+
+
+class Ledgers(Header, frozen=True):
+    """The answer to Examine. `tasks` counts the tasks that `rank` has begun, `queued` those that wait."""
+
+    rank: Count
+    round: Count
+    tasks: Count
+    queued: Count
+    busy: bool
+    wait: Wait | None
+    ledgers: dict[str, Ledger]
+
+
+class Cut(Header, frozen=True):
+    """End wait `number` by an error, if it is still the one."""
+
+    number: Count
+    failure: Failure
+    rank: int = -1  # whose failure is the cause
+
+
+FromClient = Hello | Submit | Abort | Signal | Stop | Ask | Where | Supply | Consumed | Heartbeat | Goodbye
+FromWorld = HelloWorld | Result | Output | Lacks | Whereabouts | Notice | EnginesLost | Heartbeat | Goodbye
 AnyHeader = (
     Hello | HelloWorld | Welcome | WelcomeWorld | Refused | Heartbeat | Goodbye
     | Submit | Result | Output | Consumed | Lacks | Supply
-    | Abort | Signal | Stop | Ask | Answer | EnginesChanged
+    | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
+    | Blocked | Broken | Renew | Examine | Ledgers | Cut
 )  # fmt: skip
 
-CONTROL = (Abort, Signal, Stop, Ask, Answer, Heartbeat, Refused, Consumed)  # these overtake data
+# These overtake data.
+CONTROL = (
+    Abort, Signal, Stop, Ask, Where, Whereabouts, Answer, Heartbeat, Refused, Consumed, Notice, EnginesLost,
+    Blocked, Examine, Ledgers, Cut,
+)  # fmt: skip
 
 
 class Message(NamedTuple):

@@ -1,0 +1,17 @@
+"""Types of message fields, with their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=1 << 20)]
+EngineId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+NBytes = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Engines = Annotated[list[EngineId], Meta(max_length=1 << 20)]
+Digest = Annotated[bytes, Meta(max_length=64)]
+Ranks = Annotated[list[Count], Meta(max_length=1 << 20)]
+Option = str | int | float | bool | None
