@@ -100,7 +100,7 @@ def _serve(courier: Courier, engine_id: int, config: Config) -> None:
     output.install()
     datapub.output = output
     faulthandler.enable(file=output.log)
-    courier.executor = Executor(engine_id, output, courier.post)
+    courier.executor = Executor(engine_id, courier.world.rank, output, courier.post)
     courier.start()
     try:
         courier.serve()

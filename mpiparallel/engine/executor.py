@@ -1,6 +1,7 @@
 """Runs user code, on the main thread, one task after the other.
 
-The courier puts Submits in and takes them out again to abort them; the executor posts results back.
+The courier puts Submits in and takes them out again to abort them; the executor posts results back. What the
+engine itself has to do on the main thread between two tasks, in its turn, goes through the same queue.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.verbs import Verbs, describe
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import Failure, Lacks, Message, Result, Task
+from mpiparallel.wire.messages import Broken, Failure, Lacks, Message, Result, Submit, Task
+
+if TYPE_CHECKING:
+    from mpiparallel.engine.guard import Guard
 
 
 class Executor:
@@ -27,39 +31,67 @@ class Executor:
 
     Parameters
     ----------
-    engine_id, output
+    engine_id, rank, output
     post
-        Takes messages for the controller, from any thread.
+        Takes messages for the controller and for the bridge, from any thread.
+    guard
+        What watches over the MPI calls of user code; None: nothing does.
+
+    Attributes
+    ----------
+    current : Submit or None
+        The request that runs.
+    since : float
+        When it began (time.monotonic()), or when the last one ended.
+    tasks : int
+        How many tasks have begun.
     """
 
-    def __init__(self, engine_id: int, output: OutputCapture, post: Callable[[Message], None]) -> None:
-        self.engine_id, self._output, self._post = engine_id, output, post
+    def __init__(
+        self,
+        engine_id: int,
+        rank: int,
+        output: OutputCapture,
+        post: Callable[[Message], None],
+        guard: Guard | None = None,
+    ) -> None:
+        self.engine_id, self._rank, self._output, self._post = engine_id, rank, output, post
+        self._guard = guard
         self.verbs = Verbs(engine_id, output, self._ask_for_function, self._holding_interrupts)
         # A task runs, or is aborted, by whoever takes it from here.
-        self._waiting: OrderedDict[int, Task] = OrderedDict()
+        self._waiting: OrderedDict[int, Task | Callable[[], None]] = OrderedDict()
         self._numbers = itertools.count()
         self._interruptible = False
         self._held_back = False  # whether an interrupt came while it could not be raised
         self._pid = os.getpid()
+        self.current: Submit | None = None
+        self.since = time.monotonic()
+        self.tasks = 0
         self.busy = False
         self.finished = False
         signal.signal(signal.SIGINT, self._interrupt)
 
     # ------------------------------------------------------------ called by the courier
 
-    def put(self, message: Task) -> None:
-        """Queue a task."""
-        self._waiting[next(self._numbers)] = message
+    def put(self, work: Task | Callable[[], None]) -> None:
+        """Queue a task, or something of ours to call between tasks."""
+        self._waiting[next(self._numbers)] = work
 
     @property
     def waiting(self) -> bool:
-        """Whether there are tasks in the queue."""
+        """Whether there is anything in the queue."""
         return bool(self._waiting)
+
+    def queued(self) -> list[str]:
+        """Return the requests of the tasks in the queue."""
+        return [work.header.request for work in list(self._waiting.values()) if isinstance(work, Task)]
 
     def abort(self, request: str | None = None, client: str | None = None) -> None:
         """Answer for the tasks that have not begun: those of a request, of a client, or all."""
-        for number, message in list(self._waiting.items()):
-            header = message.header
+        for number, work in list(self._waiting.items()):
+            if not isinstance(work, Task):
+                continue
+            header = work.header
             if request not in (None, header.request) or client not in (None, header.client):
                 continue
             if self._waiting.pop(number, None) is not None:
@@ -68,16 +100,22 @@ class Executor:
     # ------------------------------------------------------------ the main thread
 
     def run_next(self) -> bool:
-        """Run the next task; return False if there is none."""
+        """Run what is next in the queue; return False if there is nothing."""
         try:
-            _, message = self._waiting.popitem(last=False)
+            _, work = self._waiting.popitem(last=False)
         except KeyError:
             return False
+        if not isinstance(work, Task):
+            work()
+            return True
+        self.current, self.since = work.header, time.monotonic()
+        self.tasks += 1
         self.busy = True
         try:
-            self._run_task(message)
+            self._run_task(work)
         finally:
             self.busy = False
+            self.current, self.since = None, time.monotonic()
         return True
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -99,8 +137,12 @@ class Executor:
         header = message.header
         self._output.begin(header.request, header.client)
         started = time.time()
+        if self._guard is not None:
+            self._guard.begin_task()
         failure, frames = self._call(message)
         self._output.finish()
+        if self._guard is not None:
+            self._tell_broken(self._guard, failure)
         status: Any = "ok" if failure is None else "error"
         if failure is not None and header.verb == "execute":
             self.abort(client=header.client)
@@ -108,6 +150,14 @@ class Executor:
             header.request, self.engine_id, status, started, time.time(), failure, self.verbs.execution_count
         )
         self._post(Message(result, frames))
+
+    def _tell_broken(self, guard: Guard, failure: Failure | None) -> None:
+        """Report which communicators this task leaves broken, before its result can bring the next task."""
+        if failure is not None:
+            # What was sent on them and not received would reach the next task.
+            guard.break_used(f"a task that used it ended with {failure.ename}")
+        for comm, members, topology in guard.take_broken():
+            self._post(Message(Broken(self._rank, comm, members, topology)))
 
     def _call(self, message: Task) -> tuple[Failure | None, list[Any]]:
         """Run the user's part of a task; whatever it raises is its result."""

@@ -319,11 +319,12 @@ class Broken(Header, frozen=True):
 
 
 class Renew(Header, frozen=True):
-    """Take a new communicator in the place of `comm`: number `made` of those made by the mail. Not of the
-    control lane: tasks queued before it have the old one.
+    """Take a new communicator, to be called `fresh`, in the place of `comm`: number `made` of those made by
+    the mail. Not of the control lane: tasks queued before it have the old one.
     """
 
     comm: str
+    fresh: str
     made: Count
     members: Ranks
     topology: list[list[int]] = []
