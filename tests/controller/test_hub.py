@@ -11,8 +11,14 @@ from mpiparallel.wire.messages import (
     Abort,
     Answer,
     AnyHeader,
+    Blocked,
+    Broken,
     Consumed,
+    Cut,
     EnginesChanged,
+    EnginesLost,
+    Examine,
+    Failure,
     FromClient,
     FromWorld,
     Goodbye,
@@ -20,8 +26,11 @@ from mpiparallel.wire.messages import (
     Hello,
     HelloWorld,
     Lacks,
+    Ledgers,
+    Notice,
     Output,
     Refused,
+    Renew,
     Result,
     Signal,
     Stop,
@@ -29,6 +38,8 @@ from mpiparallel.wire.messages import (
     Supply,
     Welcome,
     WelcomeWorld,
+    Where,
+    Whereabouts,
 )
 
 from .driver import Driver
@@ -53,6 +64,10 @@ SAMPLES = {
     Result: Result("a-1", 0, "ok"),
     Output: output(0),
     Lacks: Lacks("a", 0, b"d"),
+    Where: Where([0], 1),
+    Whereabouts: Whereabouts(1, []),
+    Notice: Notice("a", "a-1", "slow"),
+    EnginesLost: EnginesLost([0], "killed"),
     Heartbeat: Heartbeat(echo=True),
     Goodbye: Goodbye(),
     Hello: Hello("v", "a", "h", 1),
@@ -85,13 +100,19 @@ class TestWhoMaySayWhat:
     @pytest.mark.parametrize(
         "kind", set(get_args(AnyHeader)) - set(PERMITTED), ids=lambda kind: kind.__name__
     )
-    def test_what_only_the_controller_says_is_refused(self, hub: Driver, kind) -> None:
+    def test_what_only_the_controller_or_ranks_say_is_refused(self, hub: Driver, kind) -> None:
         header = {
             "Refused": Refused("no"),
             "Answer": Answer(1),
             "EnginesChanged": EnginesChanged(),
             "Welcome": Welcome("v", "", [], 1.0),
             "WelcomeWorld": WelcomeWorld("v", "", [0], 1.0),
+            "Blocked": Blocked(0, "r", None),
+            "Broken": Broken(0, "world", [0]),
+            "Renew": Renew("world", "world~1", 1, [0]),
+            "Examine": Examine(1, []),
+            "Ledgers": Ledgers(0, 1, 0, 0, False, None, {}),
+            "Cut": Cut(1, Failure("E", "v")),
         }[kind.__name__]
         for peer in ("stranger", hub.client("a"), hub.world(1)):
             hub.say(peer, header)
