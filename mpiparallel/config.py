@@ -26,9 +26,12 @@ class Config:
     profile: str = "default"  # of a cluster that is not named otherwise
     cluster_id: str = ""
     noninteractive: bool = False
+    log: str = ""  # the file that gets what mpiexec and the ranks of this world say
+    ft: bool = True  # whether worlds are started so that ranks survive others, where the MPI can do that
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
     lost_after: float = 120.0  # silence after which a peer on another host counts as lost
     orphan_after: float = 120.0  # an engine's patience with a controller that is gone
+    notice_after: float = 30.0  # a wait in MPI that lasts so long is told to the client
     output_window: int = 256 << 10  # output in flight from one engine to the client
     max_frame: int = 16 << 30
     max_backlog: int = 2 << 30  # what the controller holds for peers that do not read
@@ -39,8 +42,9 @@ class Config:
 
         ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``,
         ``MPIPARALLEL_CLUSTER_ID`` (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE``
-        (``IPP_NONINTERACTIVE`` too) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``, ``_ORPHAN_AFTER``,
-        ``_OUTPUT_WINDOW``, ``_MAX_FRAME``, ``_MAX_BACKLOG`` (numbers).
+        (``IPP_NONINTERACTIVE`` too), ``MPIPARALLEL_FT`` (``0``: a world ends with its first rank that dies),
+        ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
+        ``_ORPHAN_AFTER``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``, ``_MAX_BACKLOG`` (numbers).
 
         Raises
         ------
@@ -56,8 +60,11 @@ class Config:
                 values[name] = environ[variable]
         flag = environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0"
         values["noninteractive"] = flag != "0"
+        values["ft"] = environ.get("MPIPARALLEL_FT", "1") not in ("", "0")
+        values["log"] = environ.get("MPIPARALLEL_LOG", "")
         for name, number in (
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
+            ("notice_after", float),
             ("output_window", int), ("max_frame", int), ("max_backlog", int),
         ):  # fmt: skip
             variable = "MPIPARALLEL_" + name.upper()

@@ -77,20 +77,25 @@ def controller_argv(
 
 
 def engine_argv(
-    python: str, connection_file: Path, *, engine_set: str = "", extra: Sequence[str] = ()
+    python: str, connection_file: Path, *, engine_set: str = "", first: int = -1, extra: Sequence[str] = ()
 ) -> list[str]:
-    """Return the command of one engine: what each rank of a world runs."""
+    """Return the command of one engine: what each rank of a world runs.
+
+    `first` is the id that the first engine shall have; -1: whatever comes next.
+    """
     argv = [python, "-m", "mpiparallel.engine", "--connection-file", str(connection_file)]
     if engine_set:
         argv += ["--engine-set", engine_set]
+    if first >= 0:
+        argv += ["--first-id", str(first)]
     return [*argv, *extra]
 
 
 def mpiexec_arguments(n: int, program: Sequence[str], mpi_args: Sequence[str] = ()) -> list[str]:
     """Return the arguments of ``mpiexec`` that start `n` ranks of `program`.
 
-    Everything that differs between MPIs goes by the environment (`world_environment`), so that a person's own
-    `mpi_args` can say otherwise.
+    What differs between MPIs goes by the environment (`world_environment`) where it can, so that a person's
+    own `mpi_args` can say otherwise.
 
     Raises
     ------
@@ -100,6 +105,19 @@ def mpiexec_arguments(n: int, program: Sequence[str], mpi_args: Sequence[str] = 
     if n < 1:
         raise ValueError(f"cannot start {n} engines: the number must be above zero")
     return [*mpi_args, "-n", str(n), *program]
+
+
+def ft_arguments(mpi: MPI, mpi_args: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of ``mpiexec`` that let ranks survive when others die, if it has any.
+
+    Open MPI has had ULFM inside since version 5; it is silent about ranks that die, and leaves the others
+    alone, only when it is asked to.
+    """
+    asked = any(word.lstrip("-").startswith(("with-ft", "without-ft")) for word in mpi_args)
+    major = mpi.version.partition(".")[0]
+    if asked or mpi.dialect is not Dialect.OPENMPI or not major.isdigit() or int(major) < 5:
+        return []
+    return ["--with-ft", "ulfm"]
 
 
 # What an MPI job tells its ranks. A world started from inside such a job (an IPython under srun, say) would
@@ -125,9 +143,9 @@ _SHARED_CORES = {
 
 
 def world_environment(
-    environ: Mapping[str, str], mpi: MPI, *, n: int, cores: int, root: bool
+    environ: Mapping[str, str], mpi: MPI, *, n: int, cores: int, root: bool, log: str = ""
 ) -> dict[str, str]:
-    """Return the environment for the ``mpiexec`` of `n` ranks on `cores` cores.
+    """Return the environment for the ``mpiexec`` of `n` ranks on `cores` cores, whose output goes to `log`.
 
     What a person has set already stays as it is.
     """
@@ -142,4 +160,7 @@ def world_environment(
             ours["OMPI_MCA_mpi_yield_when_idle"] = "1"
     if mpi.dialect is Dialect.INTELMPI and n > cores:
         ours["I_MPI_WAIT_MODE"] = "1"
-    return {**ours, **kept, "MPIPARALLEL_MPIEXEC": mpi.mpiexec, "MPIPARALLEL_N": str(n)}
+    told = {"MPIPARALLEL_MPIEXEC": mpi.mpiexec, "MPIPARALLEL_N": str(n)}
+    if log:
+        told["MPIPARALLEL_LOG"] = log
+    return {**ours, **kept, **told}

@@ -120,14 +120,17 @@ class EngineSet(Launched):
     name : str
     n : int
         The number of engines it was started with.
+    first : int
+        The id of its first engine; -1: not known yet.
     """
 
     what = "mpiexec"
 
-    def __init__(self, process: Process, name: str, n: int) -> None:
+    def __init__(self, process: Process, name: str, n: int, first: int = -1) -> None:
         super().__init__(process)
         self.name = name
         self.n = n
+        self.first = first
 
     def stop(self, grace: float = WORLD_GRACE) -> None:
         """End all its engines, by way of mpiexec."""
@@ -140,11 +143,11 @@ class EngineSet(Launched):
         sweep(self.pid)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.process.to_dict(), "n": self.n}
+        return {**self.process.to_dict(), "n": self.n, "first": self.first}
 
     @classmethod
     def from_dict(cls, name: str, record: Mapping[str, Any]) -> EngineSet:
-        return cls(Process.from_dict(record), name, int(record["n"]))
+        return cls(Process.from_dict(record), name, int(record["n"]), int(record.get("first", -1)))
 
     def __repr__(self) -> str:
         return f"<EngineSet {self.name!r} n={self.n} pid={self.pid} {self.state}>"
@@ -214,11 +217,12 @@ def start_world(
     name: str,
     n: int,
     config: Config,
+    first: int = -1,
     mpi_args: Sequence[str] = (),
     extra: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> EngineSet:
-    """Start `n` engines as one world of the cluster in `directory`.
+    """Start `n` engines as one world of the cluster in `directory`, with ids from `first` if that is given.
 
     Raises
     ------
@@ -228,15 +232,23 @@ def start_world(
     script = resources.script("launchers", "mpiexec.sh", config)
     which = _mpi_for(script, environ, config)
     engine = argv.engine_argv(
-        sys.executable, directory / connection_file.NAMES["engine"], engine_set=name, extra=extra
+        sys.executable,
+        directory / connection_file.NAMES["engine"],
+        engine_set=name,
+        first=first,
+        extra=extra,
     )
-    command = [*_runner(script), *argv.mpiexec_arguments(n, engine, mpi_args)]
+    survive = argv.ft_arguments(which, mpi_args) if config.ft else []
+    command = [*_runner(script), *argv.mpiexec_arguments(n, engine, [*survive, *mpi_args])]
     log.debug("starting %s with %s", command, which)
-    environment = argv.world_environment(environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
+    said = directory / f"engines-{name}.log"
+    environment = argv.world_environment(
+        environ, which, n=n, cores=cores(), root=os.geteuid() == 0, log=str(said)
+    )
     # Nobody starts this controller again, so there is no point in waiting long for it.
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)
-    process = Process.start(command, log=directory / f"engines-{name}.log", environ=environment)
-    return EngineSet(process, name, n)
+    process = Process.start(command, log=said, environ=environment)
+    return EngineSet(process, name, n, first)
 
 
 def _mpi_for(script: Path, environ: Mapping[str, str], config: Config) -> argv.MPI:

@@ -11,6 +11,7 @@ from mpiparallel.launch.argv import (
     Dialect,
     controller_argv,
     engine_argv,
+    ft_arguments,
     identify,
     mpiexec_arguments,
     world_environment,
@@ -67,11 +68,29 @@ def test_engine() -> None:
     command = ["py", "-m", "mpiparallel.engine", "--connection-file", "/d/engine.json"]
     assert engine_argv("py", file) == command
     assert engine_argv("py", file, engine_set="a", extra=["-x"]) == [*command, "--engine-set", "a", "-x"]
+    assert engine_argv("py", file, first=8) == [*command, "--first-id", "8"]
 
 
 def test_mpiexec() -> None:
     assert mpiexec_arguments(4, ["a", "b"]) == ["-n", "4", "a", "b"]
     assert mpiexec_arguments(4, ["a"], ["--host", "h"]) == ["--host", "h", "-n", "4", "a"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "version", "mpi_args", "expected"),
+    [
+        (Dialect.OPENMPI, "5.0.11", [], ["--with-ft", "ulfm"]),
+        (Dialect.OPENMPI, "10.1", ["--host", "h"], ["--with-ft", "ulfm"]),
+        (Dialect.OPENMPI, "5.0.11", ["--with-ft", "no"], []),
+        (Dialect.OPENMPI, "5.0.11", ["--without-ft"], []),
+        (Dialect.OPENMPI, "4.1.4", [], []),
+        (Dialect.OPENMPI, "", [], []),
+        (Dialect.MPICH, "5.0.2", [], []),
+        (Dialect.UNKNOWN, "", [], []),
+    ],
+)
+def test_surviving_ranks(dialect: Dialect, version: str, mpi_args: list[str], expected: list[str]) -> None:
+    assert ft_arguments(MPI("/m", dialect, version), mpi_args) == expected
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -109,7 +128,12 @@ YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 )
 def test_environment(dialect: Dialect, n: int, root: bool, expected: dict[str, str]) -> None:
     environment = world_environment({"HOME": "/h"}, MPI("/m", dialect), n=n, cores=2, root=root)
-    assert environment == {"HOME": "/h", **expected, "MPIPARALLEL_MPIEXEC": "/m", "MPIPARALLEL_N": str(n)}
+    told = {"MPIPARALLEL_MPIEXEC": "/m", "MPIPARALLEL_N": str(n)}
+    assert environment == {"HOME": "/h", **expected, **told}
+    with_log = world_environment(
+        {"HOME": "/h"}, MPI("/m", dialect), n=n, cores=2, root=root, log="/d/engines-a.log"
+    )
+    assert with_log == {**environment, "MPIPARALLEL_LOG": "/d/engines-a.log"}
 
 
 def test_a_persons_settings_stay() -> None:
