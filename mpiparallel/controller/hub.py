@@ -17,16 +17,14 @@ from typing import Any
 
 from mpiparallel import __version__
 from mpiparallel.connection_file import Role
-from mpiparallel.controller import answers, work
-from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
-from mpiparallel.controller.state import Client, Engine, Peer, Send, State, World
+from mpiparallel.controller import answers, questions, work, worlds
+from mpiparallel.controller.lives import WorldEvent, WorldState
+from mpiparallel.controller.state import Client, Peer, Send, State, World
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
     Ask,
     Consumed,
-    EngineInfo,
-    EnginesChanged,
     EnginesLost,
     Goodbye,
     Heartbeat,
@@ -43,12 +41,10 @@ from mpiparallel.wire.messages import (
     Submit,
     Supply,
     Welcome,
-    WelcomeWorld,
     Where,
     Whereabouts,
 )
-
-MAX_ENGINES = 1 << 31
+from mpiparallel.wire.waits import Place
 
 PERMITTED: dict[type, frozenset[Role]] = {
     Hello: frozenset({"client"}),
@@ -83,6 +79,9 @@ _WORLD_WORK: dict[type, Callable[[State, World, Message], None]] = {
     Result: work.result,
     Output: work.output,
     Lacks: work.lacks,
+    Whereabouts: questions.whereabouts,
+    Notice: work.notice,
+    EnginesLost: worlds.lost,
 }
 
 
@@ -145,9 +144,38 @@ class Hub:
         return self._take()
 
     def lost(self, peer: Peer, reason: str, now: float) -> list[Send]:
-        """Forget a peer that is gone; its open tasks fail for `reason`."""
-        self._lost(peer, reason, WorldEvent.LOST)
+        """Forget a peer that is gone; its open tasks fail for `reason`. A world that survives is adrift."""
+        self._lost(peer, reason, now)
         return self._take()
+
+    def engines_lost(self, name: str, engines: list[int], reason: str, now: float) -> list[Send]:
+        """Forget engines of world `name` whose processes have died, the bridge perhaps among them.
+
+        When the world does not survive that, all of it is lost.
+        """
+        world = self.state.worlds.get(name)
+        if world is None:
+            return []
+        if not world.hello.survives:
+            worlds.forget(self.state, world, reason, WorldEvent.LOST)
+        else:
+            if world.bridge in engines and world.peer is not None:
+                self._lost(world.peer, reason, now)
+            if name in self.state.worlds:
+                worlds.engines_lost(self.state, world, engines, reason)
+        return self._take()
+
+    def silent(self, now: float) -> list[World]:
+        """Return worlds that owe an answer to Where; the server may look at their bridges, and say `saw`."""
+        return questions.silent(self.state, now)
+
+    def saw(self, world: World, place: Place) -> None:
+        """Note what the server saw of an engine of a silent world."""
+        questions.saw(self.state, world, place)
+
+    def due(self, now: float) -> float:
+        """Return when `silent` or `tick` have something to say at the latest: a time, or infinity."""
+        return min(questions.due(self.state, now), worlds.due(self.state))
 
     def tick(self, now: float) -> list[Send]:
         """Ask silent peers for a sign of life; give up those that have been silent for too long."""
@@ -155,11 +183,13 @@ class Hub:
         for peer, known in list(state.peers.items()):
             silence = now - known.heard
             if silence > self.lost_after and not known.watched:
-                self._lost(peer, f"nothing was heard of it for {silence:.0f} s", WorldEvent.LOST)
+                self._lost(peer, f"nothing was heard of it for {silence:.0f} s", now)
             elif self.stopping or min(silence, now - known.asked) >= state.heartbeat:
                 # While the controller stops, asking finds out whose connection has gone.
                 known.asked = now
                 state.send(peer, Heartbeat(echo=True))
+        questions.tick(state, now)
+        worlds.tick(state, now)
         return self._take()
 
     def shut_down(self, reason: str, now: float) -> list[Send]:
@@ -212,75 +242,23 @@ class Hub:
             work.release(state, client, keep_lacks=True)
 
     def _hello_world(self, sender: Peer, hello: HelloWorld, now: float) -> None:
-        state = self.state
-        world = state.worlds.get(hello.name)
-        problem = self._closed() or self._problem(sender, hello, world)
+        problem = self._closed() or worlds.problem(self.state, sender, hello)
         if problem:
             self._refuse(sender, Message(hello), problem, "refused hellos")
+            world = self.state.adrift.get(hello.name)
+            if world is not None and self.stopping:
+                worlds.forget(self.state, world, problem, WorldEvent.LOST)
             return
-        if world is None:
-            world = self._register(sender, hello, now)
-            added = [engine.info for engine in world.engines.values()]
-        else:
-            self._reconnect(world, sender)
-            added = []
-        world.heard = now
-        numbers = list(range(world.first, world.first + len(hello.hosts)))
-        state.send(sender, WelcomeWorld(__version__, state.cluster_id, numbers, state.heartbeat))
-        if added:
-            state.tell_clients(EnginesChanged(added))
+        worlds.hello(self.state, sender, hello, now)
 
     def _closed(self) -> str:
         return f"the controller is shutting down: {self.stopping}" if self.stopping else ""
 
-    def _problem(self, sender: Peer, hello: HelloWorld, world: World | None) -> str:
-        present = self.state.peers.get(sender)
-        if isinstance(present, World) and present.name != hello.name:
-            return f"this connection is world {present.name!r} already"
-        if len(hello.hosts) != len(hello.pids):
-            return f"a world of {len(hello.hosts)} hosts and {len(hello.pids)} processes"
-        if world is not None and (world.hello.hosts, world.hello.pids) != (hello.hosts, hello.pids):
-            return f"another world is called {hello.name!r}"
-        if self.state.next_engine + len(hello.hosts) > MAX_ENGINES:
-            return "no engine ids are left"
-        return ""
-
-    def _register(self, sender: Peer, hello: HelloWorld, now: float) -> World:
-        state = self.state
-        world = World(hello.name, sender, hello, now, first=state.next_engine)
-        world.advance(WorldEvent.REGISTERED)
-        size = len(hello.hosts)
-        for rank, (host, pid) in enumerate(zip(hello.hosts, hello.pids, strict=True)):
-            number = world.first + rank
-            engine = Engine(EngineInfo(number, hello.name, rank, size, host, pid, hello.mpi), world)
-            engine.advance(EngineEvent.REGISTERED)
-            state.engines[number] = world.engines[number] = engine
-        state.next_engine += size
-        state.worlds[hello.name] = state.peers[sender] = world
-        return world
-
-    def _reconnect(self, world: World, sender: Peer) -> None:
-        """Let a world that is known go on over a new connection.
-
-        Whether the old one lost a request or a result on its way cannot be told, so that what is open fails
-        rather than hangs; a result that comes nevertheless is not passed on.
-        """
-        world.advance(WorldEvent.RECONNECTED)
-        if world.peer == sender:
-            return
-        self._replace(world, sender)
-        for engine in world.engines.values():
-            engine.advance(EngineEvent.RECONNECTED)
-            work.fail_all(self.state, engine, "was cut off", "its world had to connect again")
-        if world.state is WorldState.STOPPING:
-            numbers = list(range(world.first, world.first + len(world.hello.hosts)))
-            self.state.send(sender, Stop(numbers, reason=self.stopping))
-
-    def _replace(self, known: Client | World, sender: Peer) -> None:
-        del self.state.peers[known.peer]
-        self.state.send(known.peer, Refused("a newer connection has taken this one's place"))
-        known.peer, known.watched = sender, False
-        self.state.peers[sender] = known
+    def _replace(self, client: Client, sender: Peer) -> None:
+        del self.state.peers[client.peer]
+        self.state.send(client.peer, Refused("a newer connection has taken this one's place"))
+        client.peer, client.watched = sender, False
+        self.state.peers[sender] = client
 
     # ------------------------------------------------------------ from those who are known
 
@@ -291,6 +269,8 @@ class Hub:
             handle(self.state, client, message)
         elif isinstance(message.header, Ask):
             self.state.send(client.peer, answers.answer(self.state, message.header))
+        elif isinstance(message.header, Where):
+            questions.where(self.state, client, message.header, now)
         elif isinstance(message.header, Stop):
             self._stop(client, message.header)
         else:
@@ -309,64 +289,45 @@ class Hub:
             if header.echo:
                 self.state.send(known.peer, Heartbeat())
         elif isinstance(header, Goodbye):
-            self._lost(known.peer, header.reason or "it said goodbye", WorldEvent.LEFT)
+            self._goodbye(known, header.reason or "it said goodbye")
 
     # ------------------------------------------------------------ parting
+
+    def _goodbye(self, known: Client | World, reason: str) -> None:
+        if isinstance(known, Client):
+            self._forget_client(known)
+        else:
+            worlds.forget(self.state, known, reason, WorldEvent.LEFT)
 
     def _stop(self, client: Client, stop: Stop) -> None:
         if stop.controller:
             self._shut_down(stop.reason or f"client {client.name} on {client.host} asked for it")
         else:
-            self._stop_engines(stop.engines, stop.reason or "a client stopped it")
+            worlds.stop_engines(self.state, stop.engines, stop.reason or "a client stopped it")
         self.state.send(client.peer, Answer(stop.query))
-
-    def _stop_engines(self, numbers: list[int], reason: str) -> None:
-        """Tell worlds to end engines, which count as gone from now on; those gone before are passed over."""
-        state = self.state
-        stopped = []
-        for name, present in work.by_world(state, numbers)[0].items():
-            world = state.worlds[name]
-            state.send(world.peer, Stop(present, reason=reason))
-            engines = [state.engines[number] for number in present]
-            for engine in engines:
-                engine.advance(EngineEvent.STOPPED)
-            work.remove_engines(state, engines, "was stopped", reason)
-            stopped += present
-            if not world.engines:
-                world.advance(WorldEvent.LAST_ENGINE_STOPPED)
-        if stopped:
-            state.tell_clients(EnginesChanged(removed=stopped, reason=reason))
 
     def _shut_down(self, reason: str) -> None:
         if not self.stopping:
             self.stopping = reason or "no reason was given"
-            self._stop_engines(list(self.state.engines), f"the controller is shutting down: {self.stopping}")
+            reason = f"the controller is shutting down: {self.stopping}"
+            worlds.stop_engines(self.state, list(self.state.engines), reason)
 
-    def _lost(self, peer: Peer, reason: str, event: WorldEvent) -> None:
+    def _lost(self, peer: Peer, reason: str, now: float) -> None:
         known = self.state.peers.get(peer)
         if isinstance(known, Client):
             self._forget_client(known)
         elif isinstance(known, World):
-            self._forget_world(known, reason, event)
+            if known.hello.survives and known.state is WorldState.UP and not self.stopping:
+                worlds.bridge_lost(self.state, known, reason, now)
+            else:
+                worlds.forget(self.state, known, reason, WorldEvent.LOST)
 
     def _forget_client(self, client: Client) -> None:
         """Let a client go. Its tasks run on and their results are dropped."""
         del self.state.peers[client.peer]
         del self.state.clients[client.name]
         work.release(self.state, client)
-
-    def _forget_world(self, world: World, reason: str, event: WorldEvent) -> None:
-        state = self.state
-        world.advance(event)
-        del state.peers[world.peer]
-        del state.worlds[world.name]
-        engines = list(world.engines.values())
-        for engine in engines:
-            engine.advance(EngineEvent.WORLD_GONE)
-        what = "left" if event is WorldEvent.LEFT else "died"
-        work.remove_engines(state, engines, what, reason)
-        if engines:
-            state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in engines], reason=reason))
+        questions.client_gone(self.state, client)
 
 
 def _who(role: Role | None) -> str:

@@ -35,27 +35,30 @@ class EngineState(Enum):
     NEW = "new"
     UP = "up"
     STOPPED = "stopped"  # asked to leave: it gets no more work and what it still says is not heard
-    LOST = "lost"  # its world went
+    LOST = "lost"  # it died, or its world went
 
 
 class EngineEvent(Enum):
     REGISTERED = "registered"
     RECONNECTED = "reconnected"
     STOPPED = "stopped"
+    DIED = "died"  # alone: the others of its world go on
     WORLD_GONE = "world gone"
 
 
 class WorldState(Enum):
     NEW = "new"
     UP = "up"
-    STOPPING = "stopping"  # all its engines were stopped; its goodbye is to come
+    ADRIFT = "adrift"  # its bridge died and it goes on: another of its ranks is to connect
+    STOPPING = "stopping"  # its engines were stopped or have died; its goodbye is to come
     GONE = "gone"
 
 
 class WorldEvent(Enum):
     REGISTERED = "registered"
     RECONNECTED = "reconnected"
-    LAST_ENGINE_STOPPED = "last engine stopped"
+    BRIDGE_LOST = "bridge lost"
+    LAST_ENGINE_GONE = "last engine gone"
     LEFT = "left"
     LOST = "lost"
 
@@ -73,15 +76,19 @@ ENGINE = {
     (EngineState.NEW, EngineEvent.REGISTERED): EngineState.UP,
     (EngineState.UP, EngineEvent.RECONNECTED): EngineState.UP,
     (EngineState.UP, EngineEvent.STOPPED): EngineState.STOPPED,
+    (EngineState.UP, EngineEvent.DIED): EngineState.LOST,
     (EngineState.UP, EngineEvent.WORLD_GONE): EngineState.LOST,
 }
 
 WORLD = {
     (WorldState.NEW, WorldEvent.REGISTERED): WorldState.UP,
     (WorldState.UP, WorldEvent.RECONNECTED): WorldState.UP,
-    (WorldState.UP, WorldEvent.LAST_ENGINE_STOPPED): WorldState.STOPPING,
+    (WorldState.UP, WorldEvent.BRIDGE_LOST): WorldState.ADRIFT,
+    (WorldState.UP, WorldEvent.LAST_ENGINE_GONE): WorldState.STOPPING,
     (WorldState.UP, WorldEvent.LEFT): WorldState.GONE,
     (WorldState.UP, WorldEvent.LOST): WorldState.GONE,
+    (WorldState.ADRIFT, WorldEvent.RECONNECTED): WorldState.UP,
+    (WorldState.ADRIFT, WorldEvent.LOST): WorldState.GONE,
     (WorldState.STOPPING, WorldEvent.RECONNECTED): WorldState.STOPPING,
     (WorldState.STOPPING, WorldEvent.LEFT): WorldState.GONE,
     (WorldState.STOPPING, WorldEvent.LOST): WorldState.GONE,

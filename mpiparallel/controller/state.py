@@ -6,8 +6,8 @@ tasks or all engines.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,7 +23,13 @@ from mpiparallel.controller.lives import (
     WorldState,
     advance,
 )
-from mpiparallel.wire.messages import AnyHeader, EngineInfo, HelloWorld, Message
+from mpiparallel.wire.frames import nbytes
+from mpiparallel.wire.messages import AnyHeader, Consumed, EngineInfo, HelloWorld, Message, Supply
+from mpiparallel.wire.waits import Place
+
+MAX_WAITING = 1000  # messages that wait for the new bridge of a world
+MAX_WAITING_BYTES = 256 << 20
+MAX_GONE = 10_000  # engines remembered with what became of them
 
 Peer = Hashable  # names one connection; the server makes them
 
@@ -40,6 +46,7 @@ class Debt:
     """What one client still owes one engine."""
 
     unconsumed: int = 0  # bytes of output passed on and not given back by Consumed
+    written_off: int = 0  # the same, which the engine does not want back: its world has a new bridge since
     lacks: set[bytes] = field(default_factory=set)  # functions asked for
 
 
@@ -58,7 +65,7 @@ class Client:
 @dataclass(slots=True)
 class World:
     name: str
-    peer: Peer
+    peer: Peer | None  # None: adrift
     hello: HelloWorld
     heard: float
     asked: float = 0.0
@@ -66,9 +73,47 @@ class World:
     state: WorldState = WorldState.NEW
     first: int = 0  # engine id of rank 0
     engines: dict[int, Engine] = field(default_factory=dict)  # those that are up, by id
+    dead: set[int] = field(default_factory=set)  # engines that died while others went on
+    adrift_since: float = 0.0
+    adrift_reason: str = ""
+    lost_bridge: str = ""  # while adrift: the engine that held the connection
+    waiting: deque[Message] = field(default_factory=deque)  # while adrift
+    waiting_bytes: int = 0
+    credit: Counter[int] = field(default_factory=Counter)  # while adrift: output consumed, by engine
 
     def advance(self, event: WorldEvent) -> None:
         self.state = advance(WORLD, self.state, event)
+
+    @property
+    def numbers(self) -> range:
+        """The ids of all its engines, those that are gone too."""
+        return range(self.first, self.first + len(self.hello.hosts))
+
+    @property
+    def bridge(self) -> int:
+        """The engine that holds the connection: the first that has not died."""
+        return next((number for number in self.numbers if number not in self.dead), self.first)
+
+    def label(self, number: int) -> str:
+        """Return how people are told of one of its engines."""
+        rank = number - self.first
+        bridge = ", the bridge" if number == self.bridge else ""
+        return f"engine {number} (rank {rank} on {self.hello.hosts[rank]}{bridge})"
+
+    def keep(self, message: Message) -> bool:
+        """Keep a message until a new bridge is there; return whether there was room."""
+        header = message.header
+        if isinstance(header, Consumed):
+            self.credit[header.engine] += header.size
+            return True
+        size = sum(map(nbytes, message.payload))
+        if isinstance(header, Supply) and self.waiting_bytes + size > MAX_WAITING_BYTES:
+            message, size = Message(header), 0  # that it is gone for good is an answer, too
+        if len(self.waiting) >= MAX_WAITING or self.waiting_bytes + size > MAX_WAITING_BYTES:
+            return False
+        self.waiting.append(message)
+        self.waiting_bytes += size
+        return True
 
 
 @dataclass(slots=True)
@@ -139,6 +184,27 @@ class Records:
         self._tasks = 0
 
 
+@dataclass(slots=True)
+class Question:
+    """A client's Where which worlds have still to answer."""
+
+    client: str
+    query: int
+    engines: list[int]
+    deadline: float
+    places: dict[int, Place] = field(default_factory=dict)  # by engine, as they come in
+    waiting: int = 0  # worlds that have not answered
+
+
+class Asked(NamedTuple):
+    """The part of a question that one world was asked; its ticket is the number in Where."""
+
+    question: Question
+    world: str
+    engines: list[int]
+    since: float
+
+
 class State:
     """All tables of a hub, and the messages waiting to be sent."""
 
@@ -149,15 +215,33 @@ class State:
         self.peers: dict[Peer, Client | World] = {}
         self.clients: dict[str, Client] = {}
         self.worlds: dict[str, World] = {}
+        self.adrift: dict[str, World] = {}
         self.engines: dict[int, Engine] = {}  # those that are up
+        self.gone: OrderedDict[int, str] = OrderedDict()  # what became of engines: the newest that went
         self.next_engine = 0
         self.requests: dict[str, Request] = {}  # those with an open task
         self.finished = Records(records)
+        self.asked: dict[int, Asked] = {}  # by ticket, the oldest first
+        self.next_ticket = 0
         self.counters: Counter[str] = Counter()
         self.out: list[Send] = []
 
     def send(self, peer: Peer, header: AnyHeader, payload: Iterable[Any] = ()) -> None:
         self.out.append(Send(peer, Message(header, payload)))  # type: ignore[arg-type]
+
+    def tell(self, world: World, header: AnyHeader, payload: Sequence[Any] = ()) -> bool:
+        """Send something to a world, or keep it for its new bridge; return whether there was room."""
+        if world.peer is None:
+            return world.keep(Message(header, payload))
+        self.send(world.peer, header, payload)
+        return True
+
+    def bury(self, engine: int, reason: str) -> None:
+        """Note what became of an engine."""
+        self.gone[engine] = reason
+        self.gone.move_to_end(engine)
+        if len(self.gone) > MAX_GONE:
+            self.gone.popitem(last=False)
 
     def tell_clients(self, header: AnyHeader) -> None:
         message = Message(header)
@@ -174,7 +258,7 @@ class State:
     def settle(self, client: Client, engine: Engine) -> None:
         """Forget the debt of `client` to `engine` when nothing is owed."""
         found = client.debts.get(engine.info.id)
-        if found is not None and not found.unconsumed and not found.lacks:
+        if found is not None and not (found.unconsumed or found.written_off or found.lacks):
             self.write_off(client, engine)
 
     def write_off(self, client: Client, engine: Engine) -> None:

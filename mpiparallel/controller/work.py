@@ -6,7 +6,9 @@ be of the right kind.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -19,6 +21,7 @@ from mpiparallel.wire.messages import (
     Failure,
     Lacks,
     Message,
+    Notice,
     Output,
     Refused,
     Result,
@@ -59,9 +62,11 @@ def submit(state: State, client: Client, message: Message) -> None:
         request.advance(number, TaskEvent.SENT)
         engine.open[name] = None
         worlds.setdefault(engine.world.name, []).append(place)
-    _forward(state, message, worlds)
+    for number in _forward(state, message, worlds):
+        engine = state.engines[number]
+        fail(state, request, number, _no_room(engine), engine)
     for number in missing:
-        fail(state, request, number, _absence(state, number))
+        fail(state, request, number, absence(state, number))
 
 
 def _problem(client: Client, header: Submit) -> str:
@@ -72,32 +77,65 @@ def _problem(client: Client, header: Submit) -> str:
     return "" if header.engines else f"request {header.request!r} names no engines"
 
 
-def _absence(state: State, engine: int) -> str:
+def absence(state: State, engine: int) -> str:
+    """Return what people are told of an engine that is not up."""
+    if engine in state.gone:
+        return f"Engine {engine} is gone: {state.gone[engine]}"
     if engine < state.next_engine:
         return f"Engine {engine} is gone: it died, left or was stopped"
     return f"Engine {engine} does not exist; there have been {state.next_engine} engines so far"
 
 
-def _forward(state: State, message: Message, worlds: dict[str, list[int]]) -> None:
+def _no_room(engine: Engine) -> str:
+    world = engine.world
+    return (
+        f"Engine {engine.info.id} cannot take more now: its world has no bridge ({world.adrift_reason}), and "
+        f"{len(world.waiting)} messages wait for a new one already"
+    )
+
+
+def _forward(state: State, message: Message, worlds: dict[str, list[int]]) -> list[int]:
+    """Send each world its piece of a request; return the engines whose world could not take it."""
     header: Submit = message.header  # type: ignore[assignment]
-    if len(worlds) == 1:
-        ((name, places),) = worlds.items()
-        if len(places) == len(header.engines):
-            state.send(state.worlds[name].peer, header, message.payload)
-            return
-    starts = []  # where in the payload the part of each engine begins
-    position = header.common
-    for count in header.parts:
-        starts.append(position)
-        position += count
+    full = []
+    whole = any(len(places) == len(header.engines) for places in worlds.values())  # for one world
+    starts = [] if whole else _starts(header)
     for name, places in worlds.items():
-        engines = [header.engines[place] for place in places]
-        parts = [header.parts[place] for place in places] if header.parts else []
-        payload = list(message.payload[: header.common])
-        for place, count in zip(places, parts, strict=bool(parts)):
-            payload.extend(message.payload[starts[place] : starts[place] + count])
-        piece = msgspec.structs.replace(header, engines=engines, parts=parts)
-        state.send(state.worlds[name].peer, piece, payload)
+        piece = message if whole else _piece(message, places, starts)
+        if not state.tell(state.worlds[name], *piece):
+            full += [header.engines[place] for place in places]
+    return full
+
+
+def _starts(header: Submit) -> list[int]:
+    """Return where in the payload the part of each engine begins."""
+    return [0, *accumulate(header.parts)] if header.parts else [0] * len(header.engines)
+
+
+def _piece(message: Message, places: list[int], starts: list[int]) -> Message:
+    """Return the part of a request for the engines at `places` among its engines."""
+    header: Submit = message.header  # type: ignore[assignment]
+    engines = [header.engines[place] for place in places]
+    parts = [header.parts[place] for place in places] if header.parts else []
+    payload = list(message.payload[: header.common])
+    for place, count in zip(places, parts, strict=bool(parts)):
+        start = header.common + starts[place]
+        payload.extend(message.payload[start : start + count])
+    return Message(msgspec.structs.replace(header, engines=engines, parts=parts), payload)
+
+
+def send_waiting(state: State, world: World) -> None:
+    """Send what was kept for the new bridge, for the engines that are up still."""
+    kept, world.waiting, world.waiting_bytes = world.waiting, deque(), 0
+    for message in kept:
+        header = message.header
+        if isinstance(header, Submit):
+            up = [place for place, number in enumerate(header.engines) if number in world.engines]
+            if len(up) < len(header.engines):
+                if not up:
+                    continue
+                message = _piece(message, up, _starts(header))
+        state.tell(world, *message)
 
 
 def by_world(state: State, engines: Iterable[int]) -> tuple[dict[str, list[int]], list[int]]:
@@ -121,18 +159,18 @@ def abort(state: State, _client: Client, message: Message) -> None:
         return
     engines = [number for number in header.engines if request.tasks.get(number) is TaskState.OPEN]
     for name, numbers in by_world(state, engines)[0].items():
-        state.send(state.worlds[name].peer, Abort(header.request, numbers))
+        state.tell(state.worlds[name], Abort(header.request, numbers))
 
 
 def signal(state: State, client: Client, message: Message) -> None:
     """Pass a signal on to the engines that are up; the answer names those that are not."""
     header: Signal = message.header  # type: ignore[assignment]
     worlds, missing = by_world(state, header.engines)
+    problems = [absence(state, number) for number in missing]
     for name, numbers in worlds.items():
-        state.send(state.worlds[name].peer, Signal(numbers, header.signum))
-    failure = None
-    if missing:
-        failure = Failure("EngineError", "; ".join(_absence(state, number) for number in missing[:10]))
+        if not state.tell(state.worlds[name], Signal(numbers, header.signum)):
+            problems += [_no_room(state.engines[number]) for number in numbers]
+    failure = Failure("EngineError", "; ".join(problems[:10])) if problems else None
     state.send(client.peer, Answer(header.query, None, failure))
 
 
@@ -143,11 +181,13 @@ def consumed(state: State, client: Client, message: Message) -> None:
     debt = client.debts.get(header.engine)
     if engine is None or debt is None:
         return
-    size = min(header.size, debt.unconsumed)
+    old = min(header.size, debt.written_off)
+    debt.written_off -= old
+    size = min(header.size - old, debt.unconsumed)
     debt.unconsumed -= size
     state.settle(client, engine)
     if size:
-        state.send(engine.world.peer, Consumed(header.engine, size))
+        state.tell(engine.world, Consumed(header.engine, size))
 
 
 def supply(state: State, client: Client, message: Message) -> None:
@@ -160,7 +200,7 @@ def supply(state: State, client: Client, message: Message) -> None:
         return
     debt.lacks.discard(header.function)
     state.settle(client, engine)
-    state.send(engine.world.peer, header, message.payload)
+    state.tell(engine.world, header, message.payload)
 
 
 # ---------------------------------------------------------------- from worlds
@@ -229,7 +269,7 @@ def output(state: State, world: World, message: Message) -> None:
     client = state.clients.get(header.client)
     if client is None:
         if header.size:
-            state.send(world.peer, Consumed(header.engine, header.size))
+            state.tell(world, Consumed(header.engine, header.size))
         return
     if header.size:
         state.debt(client, engine).unconsumed += header.size
@@ -244,10 +284,18 @@ def lacks(state: State, world: World, message: Message) -> None:
         return
     client = state.clients.get(header.client)
     if client is None:
-        state.send(world.peer, Supply(header.engine, header.function))
+        state.tell(world, Supply(header.engine, header.function))
         return
     state.debt(client, engine).lacks.add(header.function)
     state.send(client.peer, header, message.payload)
+
+
+def notice(state: State, _world: World, message: Message) -> None:
+    """Pass a notice on to the client that it is for, if it is there."""
+    header: Notice = message.header  # type: ignore[assignment]
+    client = state.clients.get(header.client)
+    if client is not None:
+        state.send(client.peer, header, message.payload)
 
 
 # ---------------------------------------------------------------- when somebody goes
@@ -261,15 +309,29 @@ def release(state: State, client: Client, *, keep_lacks: bool = False) -> None:
     for number, debt in list(client.debts.items()):
         engine = state.engines[number]
         if debt.unconsumed:
-            state.send(engine.world.peer, Consumed(number, debt.unconsumed))
-            debt.unconsumed = 0
+            state.tell(engine.world, Consumed(number, debt.unconsumed))
+        debt.unconsumed = debt.written_off = 0
         for function in debt.lacks:
             if keep_lacks:
                 state.send(client.peer, Lacks(client.name, number, function))
             else:
-                state.send(engine.world.peer, Supply(number, function))
+                state.tell(engine.world, Supply(number, function))
         if not keep_lacks:
             debt.lacks.clear()
+        state.settle(client, engine)
+
+
+def write_off(state: State, engine: Engine) -> None:
+    """Forget what clients owe an engine that has lost all that was on its way, and begins anew.
+
+    What they consume of before is not passed on; functions it will ask for again.
+    """
+    for name in list(engine.debtors):
+        client = state.clients[name]
+        debt = client.debts[engine.info.id]
+        debt.written_off += debt.unconsumed
+        debt.unconsumed = 0
+        debt.lacks.clear()
         state.settle(client, engine)
 
 
@@ -279,5 +341,6 @@ def remove_engines(state: State, engines: Sequence[Engine], what: str, reason: s
         fail_all(state, engine, what, reason)
         for name in list(engine.debtors):
             state.write_off(state.clients[name], engine)
+        state.bury(engine.info.id, f"it {what}: {reason}")
         del state.engines[engine.info.id]
         del engine.world.engines[engine.info.id]

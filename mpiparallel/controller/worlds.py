@@ -1,0 +1,246 @@
+"""How worlds come, come back, lose ranks, and go.
+
+A world whose MPI does not survive the death of a rank is here or gone. One that survives goes on without the
+ranks that died, whose engines' ids stay dead; when its bridge died it is *adrift* until another of its ranks
+connects and says what is left of the requests. Called by `hub`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mpiparallel import __version__
+from mpiparallel.controller import questions, work
+from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
+from mpiparallel.controller.state import Engine, Peer, State, World
+from mpiparallel.wire.messages import (
+    Consumed,
+    EngineInfo,
+    EnginesChanged,
+    EnginesLost,
+    HelloWorld,
+    Message,
+    Refused,
+    Stop,
+    Submit,
+    WelcomeWorld,
+    msg_id,
+)
+
+MAX_ENGINES = 1 << 31
+ADRIFT_FOR = 15.0  # seconds that a world has to find a new bridge
+
+
+# ---------------------------------------------------------------- coming
+
+
+def problem(state: State, sender: Peer, hello: HelloWorld) -> str:
+    """Return why a world cannot be taken in; "" when it can."""
+    world = state.worlds.get(hello.name)
+    present = state.peers.get(sender)
+    size = len(hello.hosts)
+    if isinstance(present, World) and present.name != hello.name:
+        return f"this connection is world {present.name!r} already"
+    if size != len(hello.pids):
+        return f"a world of {size} hosts and {len(hello.pids)} processes"
+    if hello.held is not None and len(hello.held) != size:
+        return f"a world of {size} ranks told what {len(hello.held)} ranks hold"
+    if any(rank >= size for rank in hello.lost):
+        return f"a world of {size} ranks has lost rank {max(hello.lost)}"
+    if world is not None:
+        same = (world.hello.hosts, world.hello.pids) == (hello.hosts, hello.pids)
+        return "" if same else f"another world is called {hello.name!r}"
+    if hello.held is not None:
+        return f"world {hello.name!r} has been given up"
+    return _problem_with_ids(state, hello.first, size)
+
+
+def _problem_with_ids(state: State, first: int, size: int) -> str:
+    if first < 0:
+        first = state.next_engine
+    if first + size > MAX_ENGINES:
+        return "no engine ids are left"
+    if first < state.next_engine:
+        for world in state.worlds.values():
+            numbers = world.numbers
+            if first < numbers.stop and numbers.start < first + size:
+                return (
+                    f"engine ids {first} to {first + size - 1} were asked for, and {numbers.start} to "
+                    f"{numbers.stop - 1} belong to world {world.name!r}, which is still there"
+                )
+    return ""
+
+
+def hello(state: State, sender: Peer, hello: HelloWorld, now: float) -> None:
+    """Take a world in, or back."""
+    world = state.worlds.get(hello.name)
+    if world is None:
+        world = _register(state, sender, hello, now)
+        _welcome(state, world)
+        state.tell_clients(EnginesChanged([engine.info for engine in world.engines.values()]))
+    elif world.peer == sender:
+        _welcome(state, world)
+    else:
+        _reconnect(state, world, sender, hello, now)
+    world.heard = now
+    if hello.lost:
+        engines_lost(state, world, [world.first + rank for rank in hello.lost], "its process died")
+
+
+def _welcome(state: State, world: World) -> None:
+    state.tell(world, WelcomeWorld(__version__, state.cluster_id, list(world.numbers), state.heartbeat))
+
+
+def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> World:
+    first = state.next_engine if hello.first < 0 else hello.first
+    world = World(hello.name, sender, hello, now, first=first)
+    world.advance(WorldEvent.REGISTERED)
+    size = len(hello.hosts)
+    for rank, (host, pid) in enumerate(zip(hello.hosts, hello.pids, strict=True)):
+        number = first + rank
+        engine = Engine(EngineInfo(number, hello.name, rank, size, host, pid, hello.mpi), world)
+        engine.advance(EngineEvent.REGISTERED)
+        state.engines[number] = world.engines[number] = engine
+        state.gone.pop(number, None)
+    state.next_engine = max(state.next_engine, first + size)
+    state.worlds[hello.name] = state.peers[sender] = world
+    return world
+
+
+def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, now: float) -> None:
+    """Let a world that is known go on over a new connection.
+
+    A new bridge says which requests each rank holds. From the old one nobody can tell whether a request or a
+    result was lost on its way; so all that is open fails rather than hangs, and a result that comes
+    nevertheless is not passed on. What has not been sent yet is open in any case.
+    """
+    questions.world_gone(state, world)
+    bridge = world.lost_bridge or world.label(world.bridge)
+    if world.peer is not None:
+        del state.peers[world.peer]
+        state.send(world.peer, Refused("a newer connection has taken this one's place"))
+    state.adrift.pop(world.name, None)
+    world.advance(WorldEvent.RECONNECTED)
+    world.adrift_reason = world.lost_bridge = ""
+    world.peer, world.watched = sender, False
+    state.peers[sender] = world
+    _welcome(state, world)
+    unsent = {
+        (message.header.request, number)
+        for message in world.waiting
+        if isinstance(message.header, Submit)
+        for number in message.header.engines
+    }
+    for number, engine in list(world.engines.items()):
+        engine.advance(EngineEvent.RECONNECTED)
+        held = frozenset(hello.held[number - world.first] if hello.held is not None else ())
+        for name in list(engine.open):
+            if name in held or (name, number) in unsent:
+                continue
+            task = msg_id(name, number)
+            if hello.held is None:
+                why = f"Engine {number} was cut off while running task {task}: its world had to connect again"
+            else:
+                why = f"Task {task} has failed: its request or its result was lost when {bridge} died"
+            work.fail(state, state.requests[name], number, why, engine)
+        if hello.held is not None:
+            work.write_off(state, engine)
+    credit, world.credit = world.credit.copy(), type(world.credit)()
+    for number, size in credit.items() if hello.held is None else ():
+        if number in world.engines:
+            state.tell(world, Consumed(number, size))
+    work.send_waiting(state, world)
+    stopped = [number for number in world.numbers if number not in world.engines and number not in world.dead]
+    if stopped:
+        state.tell(world, Stop(stopped, reason="they were stopped before"))
+    _check_engines(world)
+
+
+def _check_engines(world: World) -> None:
+    if not world.engines and world.state is WorldState.UP:
+        world.advance(WorldEvent.LAST_ENGINE_GONE)
+
+
+# ---------------------------------------------------------------- losing ranks
+
+
+def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str) -> None:
+    """Bury engines of a world that goes on; those that are gone already are passed over."""
+    numbers = [number for number in numbers if number in world.numbers]
+    dead = [world.engines[number] for number in numbers if number in world.engines]
+    world.dead.update(numbers)
+    for engine in dead:
+        engine.advance(EngineEvent.DIED)
+    work.remove_engines(state, dead, "died", reason)
+    if dead:
+        state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in dead], reason=reason))
+    if world.state is WorldState.ADRIFT and not world.engines:
+        forget(state, world, reason, WorldEvent.LOST)
+    else:
+        _check_engines(world)
+
+
+def bridge_lost(state: State, world: World, reason: str, now: float) -> None:
+    """Let a world that survives go adrift: its connection, or the process that held it, is gone."""
+    assert world.peer is not None
+    world.advance(WorldEvent.BRIDGE_LOST)
+    world.adrift_since, world.adrift_reason, world.lost_bridge = now, reason, world.label(world.bridge)
+    del state.peers[world.peer]
+    world.peer, world.watched = None, False
+    state.adrift[world.name] = world
+    questions.world_gone(state, world)
+
+
+def tick(state: State, now: float) -> None:
+    """Give up worlds that have found no new bridge."""
+    for world in list(state.adrift.values()):
+        if now - world.adrift_since >= ADRIFT_FOR:
+            reason = f"{world.adrift_reason}; no other rank has connected within {ADRIFT_FOR:.0f} s"
+            forget(state, world, reason, WorldEvent.LOST)
+
+
+def due(state: State) -> float:
+    """Return when `tick` has something to do: a time, or infinity."""
+    return min((world.adrift_since + ADRIFT_FOR for world in state.adrift.values()), default=float("inf"))
+
+
+# ---------------------------------------------------------------- going
+
+
+def stop_engines(state: State, numbers: Sequence[int], reason: str) -> None:
+    """Tell worlds to end engines, which count as gone from now on; those gone before are passed over."""
+    stopped: list[int] = []
+    for name, present in work.by_world(state, numbers)[0].items():
+        world = state.worlds[name]
+        if world.peer is not None:  # else it is told when it has connected again
+            state.tell(world, Stop(present, reason=reason))
+        engines = [state.engines[number] for number in present]
+        for engine in engines:
+            engine.advance(EngineEvent.STOPPED)
+        work.remove_engines(state, engines, "was stopped", reason)
+        stopped += present
+        _check_engines(world)
+    if stopped:
+        state.tell_clients(EnginesChanged(removed=stopped, reason=reason))
+
+
+def forget(state: State, world: World, reason: str, event: WorldEvent) -> None:
+    """Let a world go, with all its engines."""
+    world.advance(event)
+    if world.peer is not None:
+        del state.peers[world.peer]
+    state.adrift.pop(world.name, None)
+    del state.worlds[world.name]
+    engines = list(world.engines.values())
+    for engine in engines:
+        engine.advance(EngineEvent.WORLD_GONE)
+    work.remove_engines(state, engines, "left" if event is WorldEvent.LEFT else "died", reason)
+    if engines:
+        state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in engines], reason=reason))
+    questions.world_gone(state, world)
+
+
+def lost(state: State, world: World, message: Message) -> None:
+    """Take the word of a world for it that some of its ranks have died."""
+    header: EnginesLost = message.header  # type: ignore[assignment]
+    engines_lost(state, world, header.engines, header.reason)
