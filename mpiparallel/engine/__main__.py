@@ -65,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = _connection_path(options, config)
             # A Cluster starts engines when the file is there: if it is gone, so is the cluster.
             info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
-            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set))
+            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set), config)
         except (ConnectionFileError, ConnectionRefused, ValueError) as error:
             outcome = ([], str(error))
     _, trouble = world.mail.bcast(outcome)
     if not trouble:
         if courier is None:
-            courier = Courier(world, None)
+            courier = Courier(world, None, config)
         else:
             try:
                 outcome = (courier.register().engines, "")
@@ -93,14 +93,18 @@ def _serve(courier: Courier, engine_id: int, config: Config) -> None:
     from mpiparallel.engine import datapub
     from mpiparallel.engine.executor import Executor
     from mpiparallel.engine.output import OutputCapture
+    from mpiparallel.engine.watcher import Watcher
 
     sys.setswitchinterval(0.001)  # the courier must get its turn while user code computes
     sys.stdin = open(os.devnull)  # noqa: SIM115 (it stays for the life of the process)
-    courier.output = output = OutputCapture(engine_id, courier.post, config.output_window)
+    output = OutputCapture(engine_id, courier.post, config.output_window)
     output.install()
     datapub.output = output
     faulthandler.enable(file=output.log)
-    courier.executor = Executor(engine_id, courier.world.rank, output, courier.post)
+    rank = courier.world.rank
+    guard = None
+    executor = Executor(engine_id, rank, output, courier.post, guard)
+    courier.equip(executor, output, Watcher(rank, engine_id, executor, guard, courier.post))
     courier.start()
     try:
         courier.serve()

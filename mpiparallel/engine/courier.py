@@ -19,19 +19,33 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
+
+from mpiparallel.config import Config
 from mpiparallel.engine.bridge import Bridge, Line
 from mpiparallel.engine.executor import Executor
 from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.output import OutputCapture
+from mpiparallel.engine.overseer import Overseer
+from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
 from mpiparallel.wire.messages import (
     Abort,
+    AnyHeader,
+    Blocked,
+    Broken,
     Consumed,
+    Cut,
+    Examine,
     Lacks,
+    Ledgers,
     Message,
+    Notice,
     Output,
+    Renew,
     Result,
     Signal,
     Stop,
@@ -39,12 +53,15 @@ from mpiparallel.wire.messages import (
     Supply,
     Task,
     WelcomeWorld,
+    Where,
+    Whereabouts,
 )
 
 SPIN = 0.002  # seconds of yielding before an idle engine naps: a request's way to the client and back
 NAP_MIN, NAP_MAX = 0.00005, 0.005  # its naps, growing
 STANDBY = 0.01  # how often the thread looks whether it is its turn
 TICK = 0.5  # seconds between looks at the clock's business
+OVERSIGHT = 0.1  # ... and between the leading rank's looks at everybody's waits
 GRACE = 3.0  # seconds that user code has to end when the world does
 LEAVE = Stop([], controller=True)  # rank 0 tells the others to end
 
@@ -59,19 +76,22 @@ class Courier(threading.Thread):
         How to reach the controller; used by rank 0 only.
     """
 
-    def __init__(self, world: World, line: Line | None) -> None:
+    def __init__(self, world: World, line: Line | None, config: Config) -> None:
         super().__init__(name="courier", daemon=True)
-        self.world = world
+        self.world, self._config = world, config
         self.mail = Mail(world, self._from_mail)
         self.bridge = Bridge(line, world, self._route) if line is not None else None
-        # Made when the controller has said which engine this is, before `serve` and `start`.
+        # Given by `equip`, before `serve` and `start`.
         self.executor: Executor
         self.output: OutputCapture
+        self.watcher: Watcher
+        self.overseer: Overseer | None = None  # on the leading rank
         self.reason = ""
+        self._handlers: dict[type, Callable[[Any], None]] = {}
         self._outbox: deque[Message] = deque()
         self._drive = threading.Lock()
         self._leaving: str | None = None
-        self._last_tick = time.monotonic()
+        self._last_tick = self._last_oversight = time.monotonic()
 
     def register(self) -> WelcomeWorld:
         """Introduce the world to the controller. Called on rank 0 before the thread starts."""
@@ -81,6 +101,13 @@ class Courier(threading.Thread):
     def post(self, message: Message) -> None:
         """Send a message to the controller, from any thread."""
         self._outbox.append(message)
+
+    def equip(self, executor: Executor, output: OutputCapture, watcher: Watcher) -> None:
+        """Take the parts that are made when the controller has said which engine this is."""
+        self.executor, self.output, self.watcher = executor, output, watcher
+        self._handlers = self._make_handlers()
+        if self.bridge is not None:
+            self.lead()
 
     # ------------------------------------------------------------ the two threads
 
@@ -126,13 +153,18 @@ class Courier(threading.Thread):
         """Move everything that can be moved now; return whether there was anything."""
         busy = self.output.pump()
         busy = self.mail.progress() or busy
+        now = time.monotonic()
+        if self.executor.busy:
+            self.watcher.look(now)
         busy = self._send_outbox() or busy
         if self.bridge is not None:
             busy = self.bridge.progress() or busy
-            now = time.monotonic()
             if now - self._last_tick > TICK:
                 self._last_tick = now
                 self.bridge.tick()
+            if now - self._last_oversight > OVERSIGHT:
+                self._last_oversight = now
+                self._oversee(now)
             if self.bridge.stopped_by is not None:
                 self._end_world(self.bridge.stopped_by)
         return busy
@@ -153,40 +185,101 @@ class Courier(threading.Thread):
         messages = [outbox.popleft() for _ in range(min(len(outbox), 256))]
         if self.bridge is not None:
             for message in messages:
-                self.bridge.post(message)
+                self._to_leader(self.world.rank, message)
         else:
-            self.mail.post(0, messages)
+            self.mail.post(self.world.leader, messages)
         return True
 
     # ------------------------------------------------------------ messages
 
     def _route(self, messages: dict[int, Message], n_common: int, collective: bool) -> None:
-        """Hand the bridge's messages to the ranks they are for. Rank 0 only."""
+        """Hand the bridge's messages to the ranks they are for. On the leading rank only."""
+        assert self.overseer is not None
+        header = next(iter(messages.values())).header if messages else None
+        if isinstance(header, Submit):
+            self.overseer.submitted(header.request, header.client, messages)
+        elif isinstance(header, Signal) and header.signum == signal.SIGINT:
+            self.overseer.interrupted(messages, time.monotonic())
         if len(messages) == 1 and self.world.rank in messages:
             self.mail.deliver_here(messages[self.world.rank])
         else:
             self.mail.post_to_all(messages, n_common, collective)
 
     def _from_mail(self, source: int, message: Message) -> None:
+        handle = self._handlers.get(type(message.header))
+        if handle is not None:
+            handle(message)
+        else:
+            self._to_leader(source, message)
+
+    def _make_handlers(self) -> dict[type, Callable[[Any], None]]:
+        """Return what is done with messages for a rank; all others are for the leader."""
+        executor, watcher = self.executor, self.watcher
+        functions = executor.verbs.functions
+        return {
+            Submit: lambda m: executor.put(Task(m.header, m.payload)),
+            Consumed: lambda m: self.output.credit(m.header.size),
+            Supply: lambda m: functions.supply(m.header.function, m.payload),
+            Abort: lambda m: executor.abort(request=m.header.request),
+            Stop: self._stop,
+            Signal: lambda m: watcher.signal(m.header),
+            Where: lambda m: watcher.where(m.header.query),
+            Examine: lambda m: watcher.examine(m.header),
+            Cut: lambda m: watcher.cut(m.header),
+            Renew: lambda m: watcher.renew(m.header, self.mail.take_comm(m.header.made)),
+        }
+
+    def _stop(self, message: Message) -> None:
         header = message.header
-        if isinstance(header, Submit):
-            self.executor.put(Task(header, message.payload))
-        elif isinstance(header, Output | Result | Lacks):
-            assert self.bridge is not None
+        assert isinstance(header, Stop)
+        if header.controller and not header.engines:
+            self._leaving = self._leaving or header.reason or "the world ends"
+        else:
+            self.executor.abort()
+
+    # ------------------------------------------------------------ the leading rank
+
+    def lead(self) -> None:
+        """Take up the leading rank's part: the bridge, and the overseer of everybody's waits."""
+        self.overseer = Overseer(
+            self.world.rank, self.world.alive,
+            self._tell, self._renew, self._notice, self._config.notice_after,
+        )  # fmt: skip
+
+    def _to_leader(self, rank: int, message: Message) -> None:
+        """Take what `rank` has to say to the leading rank, which this is, or to the controller."""
+        assert self.bridge is not None and self.overseer is not None
+        header = message.header
+        now = time.monotonic()
+        if isinstance(header, Blocked):
+            self.overseer.blocked(header, now)
+        elif isinstance(header, Ledgers):
+            self.overseer.ledgers(header, now)
+        elif isinstance(header, Broken):
+            self.overseer.broken(header)
+        elif isinstance(header, Output | Result | Lacks | Notice | Whereabouts):
+            if isinstance(header, Result):
+                self.overseer.result(rank, header, now)
             self.bridge.post(message)
-        elif isinstance(header, Consumed):
-            self.output.credit(header.size)
-        elif isinstance(header, Supply):
-            self.executor.verbs.functions.supply(header.function, message.payload)
-        elif isinstance(header, Abort):
-            self.executor.abort(request=header.request)
-        elif isinstance(header, Signal):
-            os.kill(os.getpid(), header.signum)
-        elif isinstance(header, Stop):
-            if header.controller and not header.engines:
-                self._leaving = self._leaving or header.reason or "the world ends"
-            else:
-                self.executor.abort()
+
+    def _tell(self, rank: int, header: AnyHeader) -> None:
+        if rank == self.world.rank:
+            self.mail.deliver_here(Message(header))
+        else:
+            self.mail.post(rank, [Message(header)])
+
+    def _renew(self, ranks: Sequence[int], order: Renew) -> None:
+        order = msgspec.structs.replace(order, made=self.mail.new_comm(ranks))
+        for rank in ranks:
+            self._tell(rank, order)
+
+    def _notice(self, client: str, request: str, text: str) -> None:
+        assert self.bridge is not None
+        self.bridge.post(Message(Notice(client, request, text)))
+
+    def _oversee(self, now: float) -> None:
+        assert self.overseer is not None
+        self.overseer.tick(now)
 
     # ------------------------------------------------------------ the end
 

@@ -45,6 +45,8 @@ class Executor:
         When it began (time.monotonic()), or when the last one ended.
     tasks : int
         How many tasks have begun.
+    interrupt_due : float or None
+        When an interrupt was sent that Python has not heard yet: user code is in C.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Executor:
         self._numbers = itertools.count()
         self._interruptible = False
         self._held_back = False  # whether an interrupt came while it could not be raised
+        self.interrupt_due: float | None = None
         self._pid = os.getpid()
         self.current: Submit | None = None
         self.since = time.monotonic()
@@ -120,6 +123,7 @@ class Executor:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._held_back = True
+        self.interrupt_due = None
         if self._interruptible:
             self._interruptible = False  # one is enough: a second would hit our own code
             raise KeyboardInterrupt

@@ -1,0 +1,171 @@
+"""The courier's eyes on its own rank: what user code does, what it waits for, and how that is ended.
+
+Called on whichever thread drives the courier. What it has to say goes to the leading rank's `Overseer` or,
+through the bridge, to the client.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mpiparallel.engine.executor import Executor
+from mpiparallel.engine.stacks import line_text, user_frames
+from mpiparallel.engine.world import user_names
+from mpiparallel.error import DeadlockError, PeerFailed
+from mpiparallel.wire.messages import (
+    Blocked,
+    Cut,
+    Examine,
+    Ledgers,
+    Message,
+    Notice,
+    Renew,
+    Signal,
+    Whereabouts,
+)
+from mpiparallel.wire.waits import Place
+
+if TYPE_CHECKING:
+    from mpiparallel.engine.guard import Guard
+
+REPORT_AFTER = 0.1  # seconds after which a wait is reported
+LOOK_EVERY = 0.05
+C_CODE_AFTER = 1.0  # seconds after an interrupt at which user code is taken to be in C code that ignores it
+
+
+class Watcher:
+    """Answers questions about this rank and carries out what ends its waits.
+
+    Parameters
+    ----------
+    rank, engine_id, executor
+    guard
+        None when MPI is not guarded here (``--raw-mpi``).
+    post
+        Takes messages for the leading rank and the controller.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        engine_id: int,
+        executor: Executor,
+        guard: Guard | None,
+        post: Callable[[Message], None],
+    ) -> None:
+        self._rank, self._engine_id = rank, engine_id
+        self._executor, self._guard, self._post = executor, guard, post
+        self._reported: int | None = None  # the number of the wait that the overseer knows of
+        self._looked = 0.0
+
+    # ------------------------------------------------------------ by itself
+
+    def look(self, now: float) -> None:
+        """Report a wait that lasts, or that one is over; see whether an interrupt was heard."""
+        if now - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        self._check_interrupt(now)
+        if self._guard is None:
+            return
+        wait = self._guard.current()
+        if self._reported is not None and (wait is None or wait.number != self._reported):
+            self._reported = None
+            self._post(Message(Blocked(self._rank, "", None)))
+        if wait is None or wait.seconds < REPORT_AFTER or self._reported is not None:
+            return
+        current = self._executor.current
+        if current is not None:
+            self._reported = wait.number
+            self._post(Message(Blocked(self._rank, current.request, wait, line_text(user_frames()))))
+
+    def _check_interrupt(self, now: float) -> None:
+        due, current = self._executor.interrupt_due, self._executor.current
+        if due is None or now - due < C_CODE_AFTER:
+            return
+        self._executor.interrupt_due = None
+        if current is None:
+            return
+        where = line_text(user_frames())
+        if self._guard is not None and self._guard.revoke_all():
+            how = "its communicators were revoked, which ends MPI calls"
+        else:
+            how = f"client.send_signal('KILL', {self._engine_id}) ends the process"
+        text = f"engine {self._engine_id} was interrupted, but C code does not look ({where}); {how}"
+        self._post(Message(Notice(current.client, current.request, text)))
+
+    # ------------------------------------------------------------ asked by others
+
+    def place(self) -> Place:
+        """Return what this engine is doing."""
+        executor, now = self._executor, time.monotonic()
+        current, since = executor.current, executor.since
+        queued = len(executor.queued())
+        if current is None:
+            return Place(self._engine_id, "idle", seconds=now - since, queued=queued)
+        wait = self._guard.current() if self._guard is not None else None
+        return Place(
+            self._engine_id,
+            "running" if wait is None else "blocked",
+            current.request,
+            current.client,
+            now - since,
+            queued,
+            user_frames(),
+            wait,
+        )
+
+    def where(self, query: int) -> None:
+        """Say what this engine is doing."""
+        self._post(Message(Whereabouts(query, [self.place()])))
+
+    def examine(self, question: Examine) -> None:
+        """Say what was sent, received and begun, and what this rank waits for at this moment."""
+        executor, guard = self._executor, self._guard
+        # In this order: a wait that is the same afterwards had these counts all the time.
+        wait = guard.current() if guard is not None else None
+        ledgers = guard.ledgers(question.comms) if guard is not None else {}
+        after = guard.current() if guard is not None else None
+        if wait is not None and (after is None or after.number != wait.number):
+            wait, ledgers = None, {}
+        queued = len(executor.queued())
+        answer = Ledgers(self._rank, question.round, executor.tasks, queued, executor.busy, wait, ledgers)
+        self._post(Message(answer))
+
+    def signal(self, message: Signal) -> None:
+        """Send a signal to this very process."""
+        if message.signum == signal.SIGINT and self._executor.busy:
+            self._executor.interrupt_due = time.monotonic()
+        os.kill(os.getpid(), message.signum)
+
+    def cut(self, order: Cut) -> None:
+        """End the wait of user code that is in vain."""
+        if self._guard is None:
+            return
+        failure = order.failure
+        if failure.ename == "PeerFailed":
+            self._guard.cut(order.number, PeerFailed(order.rank, failure.evalue, failure.traceback))
+        else:
+            self._guard.cut(order.number, DeadlockError(failure.evalue))
+
+    def renew(self, order: Renew, comm: Any) -> None:
+        """Put `comm` in the place of a communicator that is broken, when its turn in the queue comes."""
+        if order.topology:
+            dimensions, periods = order.topology
+            comm = comm.Create_cart(dimensions, [bool(period) for period in periods], reorder=False)
+
+        def swap() -> None:
+            assert self._guard is not None
+            self._guard.renew(order.comm, comm, order.members, order.fresh)
+            names = self._executor.verbs.names
+            fixed = user_names(self._engine_id)
+            # The size is another when ranks have died; what the user has made of these names stays.
+            for name in ("mpi_rank", "mpi_size"):
+                if isinstance(names.get(name), int):
+                    names[name] = fixed[name]
+
+        self._executor.put(swap)
