@@ -35,6 +35,7 @@ from mpiparallel.wire.messages import (
     Signal,
     Stop,
     Submit,
+    Where,
 )
 
 SMALL_FUNCTION = 4096  # bytes up to which a function's frames always travel with the request
@@ -152,7 +153,7 @@ class Connection:
 
     # ------------------------------------------------------------ control
 
-    def ask(self, make: Callable[[int], Ask | Signal | Stop]) -> Future[Any]:
+    def ask(self, make: Callable[[int], Ask | Signal | Stop | Where]) -> Future[Any]:
         """Send the question `make(query)` and return the future of its answer."""
         self.check()
         with self._lock:

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel import error
-from mpiparallel.client import waiting
+from mpiparallel.client import interrupting, waiting
+from mpiparallel.client import where as whereabouts
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.tasks import History, Task, TaskMapping
@@ -16,6 +17,7 @@ from mpiparallel.wire.messages import Ask, Signal, Stop
 
 if TYPE_CHECKING:
     from mpiparallel.client.views import DirectView
+    from mpiparallel.client.where import Whereabouts
 
 
 class ControlMixin:
@@ -140,6 +142,37 @@ class ControlMixin:
         number = _signal_number(sig)
         engines = self._engine_ids(targets)
         return self._answer(self._connection.ask(lambda query: Signal(engines, number, query)), block)
+
+    def interrupt(self, targets: Any = None) -> None:
+        """Interrupt what runs on these engines, by default on all, as Ctrl-C does at a prompt.
+
+        It reaches Python code, ``time.sleep`` and MPI calls, and raises KeyboardInterrupt there. Returns when
+        the controller has passed it on; engines that are idle do not notice.
+        """
+        interrupting.interrupt(self._connection, self._engine_ids(targets))
+
+    def where(self, targets: Any = None, timeout: float = whereabouts.PATIENCE) -> Whereabouts:
+        """Return what these engines, by default all, are doing at this moment.
+
+        Works while requests run, from any thread, and when engines hang.
+
+        >>> rc.where()  # doctest: +SKIP
+        engines 0-2, 4-63  blocked 12.1 s in Allreduce (COMM_WORLD, with engine 3)  cell line 5: f(x)
+        engine 3           running 12.4 s                                           cell line 3: g(x)
+
+        Parameters
+        ----------
+        targets
+            Which engines.
+        timeout
+            Seconds that the answer may take.
+
+        Raises
+        ------
+        TimeoutError
+            If the controller does not answer in time.
+        """
+        return whereabouts.ask(self._connection, self._engine_ids(targets, empty=True), timeout)
 
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None

@@ -38,6 +38,12 @@ class Described:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self[name]  # type: ignore[index]
 
+    @property
+    def notices(self) -> list[str]:
+        """What the engines have found out about this request that a person should know: long waits, say."""
+        requests = {task.request.id: task.request for task in self._tasks}
+        return [text for request in requests.values() for text in request.notices]
+
     def __len__(self) -> int:
         return sum(self._sizes)
 

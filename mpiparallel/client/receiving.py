@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mpiparallel.wire.messages import (
     Heartbeat,
     Lacks,
     Message,
+    Notice,
     Output,
     Refused,
     Result,
@@ -26,6 +28,8 @@ from mpiparallel.wire.messages import (
 if TYPE_CHECKING:
     from mpiparallel.client.connection import Connection
     from mpiparallel.client.iothread import IOThread
+
+log = logging.getLogger("mpiparallel")
 
 DEPARTED = 10_000  # engines whose end is remembered
 
@@ -44,6 +48,8 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
             _engines_changed(connection, header)
         elif isinstance(header, Answer):
             _answer(connection.queries.pop(header.query, None), header)
+        elif isinstance(header, Notice):
+            _notice(connection, header)
         elif isinstance(header, Lacks):
             thread.send(
                 Message(Supply(header.engine, header.function), _function(connection, header.function))
@@ -77,6 +83,18 @@ def _output(connection: Connection, header: Output, payload: Any) -> None:
     task = connection.tasks.get(msg_id(header.request, header.engine))
     if task is not None:
         task.receive_output(header.kind, header.text, payload)
+
+
+def _notice(connection: Connection, header: Notice) -> None:
+    """Show a notice to the person, once, and keep it with its request."""
+    tasks = connection.pending.get(header.request)
+    request = next(iter(list(tasks.values())), None) if tasks else None
+    if request is not None:
+        notices = request.request.notices
+        if header.text in notices:
+            return
+        notices.append(header.text)
+    log.warning("%s", header.text)
 
 
 def _engines_changed(connection: Connection, header: EnginesChanged) -> None:

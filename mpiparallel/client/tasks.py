@@ -29,7 +29,9 @@ _UNREAD = object()
 class Request:
     """One request: what its tasks have in common. Fields are set before it is sent, except `sent`."""
 
-    __slots__ = ("frames", "function", "id", "label", "owner", "sent", "submitted", "trackers", "verb")
+    __slots__ = (
+        "frames", "function", "id", "label", "notices", "owner", "sent", "submitted", "trackers", "verb",
+    )  # fmt: skip
 
     def __init__(self, id: str, verb: str, submitted: float, label: str | None, owner: object) -> None:
         self.id = id
@@ -41,6 +43,7 @@ class Request:
         self.frames: Sequence[Any] = ()  # the function's, in case an engine lacks it
         self.sent: threading.Event | None = None  # set when the I/O thread has sent it, if it is tracked
         self.trackers: list[Any] = []
+        self.notices: list[str] = []  # what a person should know, while it runs
 
     @property
     def method(self) -> str:

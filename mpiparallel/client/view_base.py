@@ -14,6 +14,7 @@ from mpiparallel.wire.references import Reference
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
     from mpiparallel.client.functions import ParallelFunction, RemoteFunction
+    from mpiparallel.client.where import Whereabouts
 
 
 def name_of(f: Any) -> str:
@@ -249,6 +250,14 @@ class View:
     def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
         """Forget results here and in the controller."""
         self.client.purge_results(jobs, targets)
+
+    def interrupt(self, targets: Any = None) -> None:
+        """Interrupt what runs on these engines, as `Client.interrupt`."""
+        self.client.interrupt(self.targets if targets is None else targets)
+
+    def where(self, targets: Any = None) -> Whereabouts:
+        """Return what these engines are doing at this moment, as `Client.where`."""
+        return self.client.where(self.targets if targets is None else targets)
 
     def shutdown(
         self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None

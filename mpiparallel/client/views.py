@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel.client import partition
+from mpiparallel.client import interrupting, partition
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.imports import sync_imports
 from mpiparallel.client.mapresult import AsyncMapResult
@@ -41,7 +41,7 @@ class DirectView(View):
         """Run code, IPython's magics included, in the engines' namespaces.
 
         Returns an AsyncResult of `ExecuteReply` also when it blocks. An error takes what this client has
-        queued behind it out of the engine's queue.
+        queued behind it out of the engine's queue. Ctrl-C in a call that blocks interrupts the engines.
 
         Parameters
         ----------
@@ -62,7 +62,7 @@ class DirectView(View):
         )  # fmt: skip
         result = AsyncResult(self.client, tasks, "execute", single=single)
         if block:
-            result.get()
+            interrupting.get(result)
         return result
 
     def run(

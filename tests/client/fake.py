@@ -1,7 +1,7 @@
 """A controller with engines inside the test process: the test double for clients.
 
 One thread answers on a private socket. Each engine is a namespace; requests run one after another, or
-wait in the queue while `paused` is set.
+wait in the queue while `paused` is set, or run on and on where engines are in `holding`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ from mpiparallel.wire.messages import (
     Submit,
     Supply,
     Welcome,
+    Where,
 )
 from mpiparallel.wire.references import resolve
+from mpiparallel.wire.waits import Place
 
 
 class FakeEngine:
@@ -77,6 +79,11 @@ class FakeController:
         self.silent = False
         self.paused = threading.Event()  # set: requests stay in the queue
         self.queue: list = []  # (identity, header, payload, engine)
+        self.holding: set[int] = set()  # engines whose next task runs until it is interrupted
+        self.held: dict[int, tuple] = {}  # the tasks that run so
+        self.deaf: set[int] = set()  # engines which take no notice of signals
+        self.mute = False  # whether nobody answers to Where
+        self.places: dict[int, Place] = {}  # what Where says of engines, if not what is so
         self.commands: list = []
         self.batches = 0
         self._context = zmq.Context()
@@ -131,8 +138,15 @@ class FakeController:
                 function, args, done = self.commands.pop(0)
                 function(*args)
                 done.set()
-            while self.queue and not self.paused.is_set():
-                self._work(*self.queue.pop(0))
+            while not self.paused.is_set():
+                ready = [item for item in self.queue if item[3] not in self.held]
+                if not ready:
+                    break
+                self.queue.remove(ready[0])
+                if ready[0][3] in self.holding:
+                    self.held[ready[0][3]] = ready[0]
+                else:
+                    self._work(*ready[0])
             if self._socket.poll(5):
                 identity, *parts = self._socket.recv_multipart(copy=False)
                 self.batches += 1
@@ -173,8 +187,25 @@ class FakeController:
                 self._send(identity, Heartbeat())
         elif isinstance(header, Goodbye):
             self.clients = {name: other for name, other in self.clients.items() if other != identity}
+        elif isinstance(header, Where):
+            if not self.mute:
+                places = [self.places.get(engine) or self._place(engine) for engine in header.engines]
+                self._send(identity, Answer(header.query, places))
         else:
             self._answer(identity, header)
+
+    def _place(self, number: int) -> Place:
+        if number in self.held:
+            request = self.held[number][1]
+            return Place(number, "running", request.request, request.client, 1.0)
+        return Place(number, "idle")
+
+    def _interrupt(self, number: int) -> None:
+        if number in self.held and number not in self.deaf:
+            identity, header, _, _ = self.held.pop(number)
+            self._send(identity, Output(header.request, header.client, number, "stdout", "last words\n", 10))
+            failure = Failure("KeyboardInterrupt", "", "Traceback: KeyboardInterrupt")
+            self._send(identity, Result(header.request, number, "error", failure=failure))
 
     def _parts(self, header: Submit, payload) -> list:
         if not header.parts:
@@ -186,6 +217,8 @@ class FakeController:
         value, failure = None, None
         if isinstance(header, Signal):
             self.signals.append((header.engines, header.signum))
+            for engine in header.engines:
+                self._interrupt(engine)
         elif isinstance(header, Stop):
             for engine in header.engines:
                 self.remove_engine(engine, "it was stopped")

@@ -1,0 +1,90 @@
+"""Interrupt engines, and pass a Ctrl-C on to those that run what the user waits for.
+
+Called by the client and by blocking calls that own what they have started: ``execute`` and ``run``.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mpiparallel.client.wheretree import fold
+from mpiparallel.wire.messages import Signal, Where
+from mpiparallel.wire.waits import Place
+
+if TYPE_CHECKING:
+    from mpiparallel.client.asyncresult import AsyncResult
+    from mpiparallel.client.connection import Connection
+    from mpiparallel.client.tasks import Task
+
+PATIENCE = 30.0  # seconds for the controller to pass an interrupt on
+ANSWER = 0.3  # ... for engines to say what they run, before one is interrupted on suspicion
+ENDING = 2.0  # ... for interrupted tasks to end
+
+log = logging.getLogger("mpiparallel.client")
+
+
+def interrupt(connection: Connection, engines: Sequence[int], timeout: float = PATIENCE) -> None:
+    """Interrupt what runs on `engines`; return when the controller has passed that on."""
+    targets = list(engines)
+    if targets:
+        connection.ask(lambda query: Signal(targets, int(signal.SIGINT), query)).result(timeout)
+
+
+def get(result: AsyncResult) -> Any:
+    """Return ``result.get()``; a Ctrl-C meanwhile ends the tasks of `result` on their engines, too.
+
+    What has not begun is aborted, what runs is interrupted. KeyboardInterrupt is raised when all have ended,
+    so that output and errors are complete, or after two seconds; what is left then is named by a warning. The
+    exception has `result` as an attribute of that name.
+    """
+    try:
+        return result.get()
+    except KeyboardInterrupt as interrupted:
+        interrupted.result = result  # type: ignore[attr-defined]
+        # A second Ctrl-C goes straight through: who presses twice does not want to wait.
+        _end(result)
+        raise
+
+
+def _end(result: AsyncResult) -> None:
+    connection = result._client._connection
+    deadline = time.monotonic() + ENDING
+    left = _left(result)
+    if not left or connection.gone is not None:
+        return
+    connection.abort(left)
+    interrupt(connection, _running(connection, left), ENDING)
+    if not result._wait_until(result.done, max(0.0, deadline - time.monotonic())):
+        still = fold(task.engine for task in _left(result))
+        log.warning("%s: interrupted, but not done; client.where() shows what they do", still)
+
+
+def _left(result: AsyncResult) -> list[Task]:
+    return [task for task in result._tasks if not task.done]
+
+
+def _running(connection: Connection, tasks: Sequence[Task]) -> list[int]:
+    """Return the engines that run one of `tasks` now.
+
+    One whose turn had not come is aborted by the time that its engine answers: what runs there instead is
+    another's. Engines that do not answer at once are taken to be busy with these tasks.
+    """
+    requests = {task.engine: task.request.id for task in tasks}
+    engines = list(requests)
+    question = connection.ask(lambda query: Where(engines, query))
+    try:
+        places = msgspec.convert(question.result(ANSWER), list[Place])
+    except TimeoutError:
+        return [task.engine for task in tasks if not task.done]
+    others = {
+        place.engine
+        for place in places
+        if place.state == "idle" or (place.request and place.request != requests.get(place.engine))
+    }
+    return [task.engine for task in tasks if not task.done and task.engine not in others]
