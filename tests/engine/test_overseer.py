@@ -40,7 +40,7 @@ class Ranks:
         self.notices: list[tuple[str, str, str]] = []
         self._numbers = 0
         self.overseer = Overseer(
-            0, self.members, self._tell, self._renew, lambda *notice: self.notices.append(notice), notice_after
+            0, self.members, self._tell, self._renew, lambda *n: self.notices.append(n), notice_after
         )
 
     def _tell(self, rank: int, header: AnyHeader) -> None:
@@ -68,8 +68,8 @@ class Ranks:
 
     def block(self, rank: int, part: Part, name: str = "r", seconds: float = 0.1) -> None:
         self._numbers += 1
-        wait = Wait(self._numbers, part.signature or part.kind, seconds, [part], members={WORLD: self.members},
-                    names={WORLD: "COMM_WORLD"})  # fmt: skip
+        call, names = part.signature or part.kind, {WORLD: "COMM_WORLD"}
+        wait = Wait(self._numbers, call, seconds, [part], members={WORLD: self.members}, names=names)
         self.waits[rank] = wait
         if part.kind == "collective":
             self.ledgers[rank] = Ledger(part.index + 1, [part.signature] * (part.index + 1))
@@ -82,10 +82,9 @@ class Ranks:
             if rank in self.mute:
                 continue
             ledgers = {comm: self.ledgers[rank] for comm in question.comms if comm == WORLD}
-            self.overseer.ledgers(
-                Ledgers(rank, question.round, self.tasks[rank], 0, rank in self.busy, self.waits.get(rank), ledgers),
-                self.now,
-            )
+            wait, busy = self.waits.get(rank), rank in self.busy
+            answer = Ledgers(rank, question.round, self.tasks[rank], 0, busy, wait, ledgers)
+            self.overseer.ledgers(answer, self.now)
         return bool(asked)
 
     def settle(self) -> None:
