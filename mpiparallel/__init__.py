@@ -27,9 +27,10 @@ _HOMES = {
     "mpiparallel.wire.references": ["Reference", "depend", "dependent", "interactive", "require"],
     "concurrent.futures": ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"],
     "mpiparallel.error": [
-        "AlreadyDisplayedError", "CompositeError", "ConnectionFileError", "ConnectionRefused",
-        "DependencyTimeout", "EngineError", "IPythonError", "ImpossibleDependency", "InvalidDependency",
-        "KernelError", "LaunchError", "NoEnginesRegistered", "RemoteError", "TaskAborted",
+        "AlreadyDisplayedError", "CommunicatorBroken", "CompositeError", "ConnectionFileError",
+        "ConnectionRefused", "DeadlockError", "DependencyTimeout", "EngineError", "IPythonError",
+        "ImpossibleDependency", "InvalidDependency", "KernelError", "LaunchError", "NoEnginesRegistered",
+        "PeerFailed", "RemoteError", "TaskAborted",
         "TaskRejectError", "TaskTimeout", "TimeoutError", "UnmetDependency", "WireError",
     ],
 }  # fmt: skip

@@ -30,7 +30,10 @@ The names and the tree above `ConnectionRefused` are IPython Parallel's.
 from __future__ import annotations
 
 import builtins
+import re
 from typing import Any
+
+from mpiparallel.ranges import engines, ranges
 
 TimeoutError = builtins.TimeoutError
 
@@ -90,6 +93,15 @@ class PeerFailed(EngineError):
 
     def __str__(self) -> str:
         return f"rank {self.rank} failed: {self.error}" + (f"; {self.waiting}" if self.waiting else "")
+
+    @classmethod
+    def parse(cls, text: str) -> PeerFailed | None:
+        """Return the error whose text this is; None if it is none."""
+        found = re.match(r"rank (\d+) failed: ", text)
+        if found is None:
+            return None
+        error, waiting, place = text[found.end() :].rpartition("; this rank was ")
+        return cls(int(found[1]), error, waiting[2:] + place) if waiting else cls(int(found[1]), place)
 
 
 class DeadlockError(EngineError):
@@ -177,6 +189,11 @@ class RemoteError(KernelError):
         self.engine_info = engine_info or {}
         self.args = (ename, evalue)
 
+    @property
+    def peer_failed(self) -> PeerFailed | None:
+        """The error as a `PeerFailed`, if it is one: another rank is the cause."""
+        return PeerFailed.parse(self.evalue) if self.ename == "PeerFailed" else None
+
     def __repr__(self) -> str:
         engine = self.engine_info.get("engine_id", "?")
         return f"<{type(self).__name__}[{engine}]:{self.ename}({self.evalue})>"
@@ -205,6 +222,9 @@ class RemoteError(KernelError):
 class CompositeError(RemoteError):
     """Errors from several engines.
 
+    It shows first what was the cause: of engines that only waited, in MPI calls, for one that failed there is
+    one line, and a deadlock of several is shown once.
+
     Attributes
     ----------
     elist : list of (ename, evalue, traceback, engine_info)
@@ -227,12 +247,13 @@ class CompositeError(RemoteError):
         return f"<CompositeError({len(self.elist)})>"
 
     def __str__(self) -> str:
+        causes, waiting = _arrange(self.elist)
         lines = [self.message]
-        for ename, evalue, _, info in self.elist[: self.tb_limit]:
-            lines.append(f"{_engine_label(info)} {ename}: {evalue}")
-        if len(self.elist) > self.tb_limit:
-            lines.append(f".... {len(self.elist) - self.tb_limit} more exceptions ...")
-        return "\n".join(lines)
+        for label, (ename, evalue, _, _) in causes[: self.tb_limit]:
+            lines.append(f"{label} {ename}: {evalue}")
+        if len(causes) > self.tb_limit:
+            lines.append(f".... {len(causes) - self.tb_limit} more exceptions ...")
+        return "\n".join([*lines, *waiting])
 
     def _error(self, excid: int) -> RemoteError:
         try:
@@ -244,12 +265,13 @@ class CompositeError(RemoteError):
         """Return the lines of the first tracebacks, or of the one with index `excid`."""
         if excid is not None:
             return self._error(excid).render_traceback()
+        causes, waiting = _arrange(self.elist)
         lines: list[str] = []
-        for error in self.elist[: self.tb_limit]:
-            lines += [*RemoteError(*error).render_traceback(), ""]
-        if len(self.elist) > self.tb_limit:
-            lines.append(f"... {len(self.elist) - self.tb_limit} more exceptions ...")
-        return lines
+        for label, error in causes[: self.tb_limit]:
+            lines += [label, *RemoteError(*error).render_traceback()[1:], ""]
+        if len(causes) > self.tb_limit:
+            lines.append(f"... {len(causes) - self.tb_limit} more exceptions ...")
+        return [*lines, *waiting]
 
     def print_traceback(self, excid: int | None = None) -> None:
         """Print all tracebacks, or the one with index `excid`."""
@@ -292,6 +314,47 @@ def _engine_label(info: dict[str, Any] | None) -> str:
     if not info or "engine_id" not in info:
         return "[Engine Exception]"
     return f"[{info['engine_id']}:{info.get('method', 'apply')}]"
+
+
+_Entry = tuple[str, str, str, "dict[str, Any] | None"]
+_CELL_LINE = re.compile(r"(?:Cell In *\[\d+\], line |<ipython-input[^>]*>[:\", line]+|<cell line: )(\d+)")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+def _arrange(elist: list[_Entry]) -> tuple[list[tuple[str, _Entry]], list[str]]:
+    """Return the errors to show, each with its label, and lines about engines that only waited for others."""
+    shown: dict[object, tuple[_Entry, list[Any]]] = {}
+    waiting: dict[tuple[int, str, str], list[Any]] = {}
+    for index, entry in enumerate(elist):
+        peer = RemoteError(*entry).peer_failed
+        engine = (entry[3] or {}).get("engine_id")
+        if peer is not None and engine is not None:
+            waiting.setdefault((peer.rank, peer.error, peer.waiting), []).append(engine)
+        else:
+            same = entry[1] if entry[0] == "DeadlockError" and engine is not None else index
+            shown.setdefault(same, (entry, []))[1].append(engine)
+    causes = []
+    for entry, ids in shown.values():
+        label = _engine_label(entry[3] if len(ids) == 1 else {**(entry[3] or {}), "engine_id": ranges(ids)})
+        info = entry[3] or {}
+        if waiting and "rank" in info and len(ids) == 1:
+            label += f" rank {info['rank']} on {info.get('host', '?')}:"
+            lines = _CELL_LINE.findall(_COLOUR.sub("", entry[2]))
+            if lines:
+                entry = (entry[0], f"{entry[1]} (cell line {lines[-1]})", *entry[2:])
+        causes.append((label, entry))
+    return causes, [_waiting_text(*cause, ids, causes) for cause, ids in waiting.items()]
+
+
+def _waiting_text(
+    rank: int, error: str, waiting: str, ids: list[int], causes: list[tuple[str, _Entry]]
+) -> str:
+    text = f"{engines(ids)} {'was' if len(ids) == 1 else 'were'} waiting for "
+    known = [(info or {}).get("rank") for _, (_, _, _, info) in causes]
+    text += "it" if known == [rank] else f"rank {rank}"
+    if waiting:
+        text += f" {waiting.removeprefix('this rank was ')}"
+    return text if rank in known else f"{text}; rank {rank} failed: {error}"
 
 
 def collect_exceptions(

@@ -15,6 +15,7 @@ from mpiparallel.error import (
     CompositeError,
     EngineError,
     NoEnginesRegistered,
+    PeerFailed,
     RemoteError,
     TaskAborted,
     collect_exceptions,
@@ -155,6 +156,85 @@ def test_collect_flattens_and_keeps_everything():
         ("EngineError", "gone"),
     ]
     assert "[Engine Exception] TaskAborted: r_3" in str(raised)
+
+
+# ---------------------------------------------------------------- causes first
+
+CELL = "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[1]\x1b[39m\x1b[32m, line 5\x1b[39m\nValueError"
+
+
+def of_rank(rank: int, ename: str, evalue: str, traceback: str = "") -> tuple:
+    about = {**info(rank, "execute"), "rank": rank, "host": f"node{rank // 2}"}
+    return ename, evalue, traceback or f"Traceback of {rank}\n{ename}: {evalue}", about
+
+
+def freed(rank: int, cause: int = 3, error: str = "ValueError: bad input", line: int = 5) -> tuple:
+    place = f"this rank was in Allreduce on COMM_WORLD, cell line {line}"
+    return of_rank(rank, "PeerFailed", str(PeerFailed(cause, error, place)))
+
+
+def test_peer_failed_from_its_text():
+    for error_text in ("ValueError: bad", "KeyError: 'a; this rank was in b'", "two\nlines", ""):
+        for place in ("this rank was in Allreduce on COMM_WORLD, cell line 5", ""):
+            if place or "; this" not in error_text:
+                first = PeerFailed(3, error_text, place)
+                again = PeerFailed.parse(str(first))
+                assert again is not None and again.args == first.args
+    assert PeerFailed.parse("something else") is None
+    assert RemoteError(*freed(0)).peer_failed.rank == 3
+    assert remote().peer_failed is None
+
+
+def test_the_cause_comes_first_and_those_who_waited_are_one_line():
+    elist = [freed(rank) for rank in range(64)]
+    elist[3] = of_rank(3, "ValueError", "bad input", CELL)
+    raised = CompositeError("one or more exceptions raised in: execute", elist)
+    assert str(raised).splitlines() == [
+        "one or more exceptions raised in: execute",
+        "[3:execute] rank 3 on node1: ValueError: bad input (cell line 5)",
+        "engines 0-2, 4-63 were waiting for it in Allreduce on COMM_WORLD, cell line 5",
+    ]
+    rendered = raised.render_traceback()
+    assert rendered == [
+        "[3:execute] rank 3 on node1:", *CELL.splitlines(), "",
+        "engines 0-2, 4-63 were waiting for it in Allreduce on COMM_WORLD, cell line 5",
+    ]  # fmt: skip
+    assert [entry[3]["engine_id"] for entry in raised.elist] == list(range(64))
+    assert "PeerFailed" in raised.render_traceback(0)[-1]  # one that waited, when it is asked for
+    assert str(pickle.loads(pickle.dumps(raised))) == str(raised)
+
+
+def test_several_causes_and_places():
+    elist = [
+        freed(0), of_rank(1, "KeyError", "'a'"), freed(2, 1, "KeyError: 'a'"),
+        of_rank(3, "ValueError", "bad input"), freed(4, line=7),
+    ]  # fmt: skip
+    assert str(CompositeError("m", elist)).splitlines()[1:] == [
+        "[1:execute] rank 1 on node0: KeyError: 'a'",
+        "[3:execute] rank 3 on node1: ValueError: bad input",
+        "engine 0 was waiting for rank 3 in Allreduce on COMM_WORLD, cell line 5",
+        "engine 2 was waiting for rank 1 in Allreduce on COMM_WORLD, cell line 5",
+        "engine 4 was waiting for rank 3 in Allreduce on COMM_WORLD, cell line 7",
+    ]
+
+
+def test_a_cause_that_is_not_among_them():
+    raised = CompositeError("m", [freed(0, 5), freed(1, 5)])
+    assert str(raised).splitlines()[1:] == [
+        "engines 0-1 were waiting for rank 5 in Allreduce on COMM_WORLD, cell line 5; "
+        "rank 5 failed: ValueError: bad input"
+    ]
+    assert raised.render_traceback() == str(raised).splitlines()[1:]
+
+
+def test_a_deadlock_is_shown_once():
+    text = "rank 0: Bcast(root=0)\nrank 1: Barrier"
+    elist = [of_rank(rank, "DeadlockError", text) for rank in range(64)]
+    assert str(CompositeError("m", elist)) == f"m\n[0-63:execute] DeadlockError: {text}"
+    rendered = CompositeError("m", elist).render_traceback()
+    assert rendered[:2] == ["[0-63:execute]", "Traceback of 0"] and len(rendered) == 5
+    alone = CompositeError("m", elist[:1])
+    assert str(alone).splitlines()[1].startswith("[0:execute] DeadlockError")
 
 
 def test_ipython_shows_the_remote_traceback():

@@ -14,6 +14,7 @@ from mpiparallel.client.metadata import Metadata
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.client.views import BroadcastView, DirectView
 from mpiparallel.config import Config
+from mpiparallel.ranges import engines as engines_text
 
 _SSH = ("sshserver", "sshkey", "password", "paramiko")
 _IGNORED = ("ipython_dir", "context", "debug")  # IPython Parallel has them; they mean nothing here
@@ -143,10 +144,22 @@ class Client(ControlMixin):
             wanted = list(targets)
         except TypeError:
             raise TypeError(f"targets must be 'all', an id, a slice or ids, not {targets!r}") from None
+        self._check_present(wanted)
         chosen = [self._engine_id(target) for target in wanted]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"an engine is named twice in {wanted}")
         return chosen
+
+    def _check_present(self, wanted: list[Any]) -> None:
+        """Raise IndexError if engines that have left are among `wanted`, and name all of them."""
+        engines, departed = self._connection.engines, self._connection.departed
+        gone: dict[str, list[int]] = {}
+        for number in wanted:
+            if isinstance(number, int) and number not in engines and number in departed:
+                gone.setdefault(departed[number], []).append(number)
+        if gone and len(wanted) > 1:
+            why = "; ".join(f"{engines_text(several)}: {reason}" for reason, several in gone.items())
+            raise IndexError(f"engines of this view have left ({why}). Take a new one: client[:]")
 
     def _engine_id(self, target: Any) -> int:
         if isinstance(target, bool) or not hasattr(target, "__index__"):
@@ -159,7 +172,7 @@ class Client(ControlMixin):
             return ids[number]
         if number not in engines:
             reason = self._connection.departed.get(number)
-            raise IndexError(f"No such engine: {number}" + (f" ({reason})" if reason else ""))
+            raise IndexError(f"No such engine: {number}" + (f" (it has left: {reason})" if reason else ""))
         return number
 
     def wait_for_engines(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpiparallel.client.wheretree import fold
+from mpiparallel.ranges import engines as engines_text
 from mpiparallel.wire.messages import Signal, Where
 from mpiparallel.wire.waits import Place
 
@@ -61,7 +61,7 @@ def _end(result: AsyncResult) -> None:
     connection.abort(left)
     interrupt(connection, _running(connection, left), ENDING)
     if not result._wait_until(result.done, max(0.0, deadline - time.monotonic())):
-        still = fold(task.engine for task in _left(result))
+        still = engines_text(task.engine for task in _left(result))
         log.warning("%s: interrupted, but not done; client.where() shows what they do", still)
 
 

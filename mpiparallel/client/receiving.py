@@ -99,6 +99,8 @@ def _notice(connection: Connection, header: Notice) -> None:
 
 def _engines_changed(connection: Connection, header: EnginesChanged) -> None:
     engines = {**connection.engines, **{engine.id: engine for engine in header.added}}
+    for info in header.added:
+        connection.departed.pop(info.id, None)  # a world that was started again may have its old ids
     for engine in header.removed:
         engines.pop(engine, None)
         connection.departed[engine] = header.reason

@@ -7,9 +7,11 @@ places stands above them once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mpiparallel.ranges import engines as engines_text
+from mpiparallel.ranges import ranges
 from mpiparallel.wire.waits import Frame
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ BRANCHES = 8  # lines below one frame; those with the fewest engines are summed 
 FRAMES = 3  # of a chain that are shown: the first and the last ones
 TEXT = 60  # characters of a line of code
 STATE = 80  # ... of what a line's engines do, up to which columns are kept
-RANGES = 8  # pieces of a list of engines that are shown
 STEP = "  "
 
 
@@ -60,7 +61,7 @@ def _rows(groups: list[list[EnginePlace]], depth: int, indent: str = "") -> list
             frames.append(inner[0][0].stack[below])
             below += 1
             inner = _branches(group, below)
-        who = indent + fold(place.engine for place in group)
+        who = indent + engines_text(place.engine for place in group)
         if len(inner) == 1:
             rows.append((who, _state(group), _chain(frames)))
         else:
@@ -69,7 +70,7 @@ def _rows(groups: list[list[EnginePlace]], depth: int, indent: str = "") -> list
     if rest:
         others = [place for group in rest for place in group]
         states = sorted({place.state for place in others})
-        who = indent + fold(place.engine for place in others)
+        who = indent + engines_text(place.engine for place in others)
         rows.append((who, "/".join(states), f"at {len(rest)} other places"))
     return rows
 
@@ -128,12 +129,12 @@ def _with_whom(group: list[EnginePlace]) -> str:
     words = [", ".join(names)] if names else []
     if peers:
         preposition = "from" if kinds == {"receive"} else "to" if kinds == {"send"} else "with"
-        words.append(f"{preposition} {fold(peers)}")
+        words.append(f"{preposition} {engines_text(peers)}")
     elif kinds == {"receive"}:
         words.append("from any engine")
     tags = sorted({part.tag for part in parts if part.kind in ("receive", "send") and part.tag >= 0})
     if tags:
-        words.append(f"tag{'s' * (len(tags) > 1)} {fold_numbers(tags)}")
+        words.append(f"tag{'s' * (len(tags) > 1)} {ranges(tags)}")
     return f" ({', '.join(words)})" if words else ""
 
 
@@ -160,23 +161,3 @@ def _frame(frame: Frame) -> str:
             where += f" in {frame.function}"
     text = frame.text if len(frame.text) <= TEXT else frame.text[: TEXT - 3] + "..."
     return f"{where}: {text}" if text else where
-
-
-def fold(engines: Iterable[int]) -> str:
-    """Return engines by name: ``engine 3``, ``engines 0-2, 4-63``."""
-    several = sorted(engines)
-    return f"engine{'s' * (len(several) != 1)} {fold_numbers(several)}"
-
-
-def fold_numbers(numbers: Sequence[int]) -> str:
-    """Return sorted numbers as ranges; of very many pieces the first ones, and how many there are."""
-    pieces: list[list[int]] = []
-    for number in numbers:
-        if pieces and number == pieces[-1][1] + 1:
-            pieces[-1][1] = number
-        else:
-            pieces.append([number, number])
-    words = [f"{low}" if low == high else f"{low}-{high}" for low, high in pieces]
-    if len(words) > RANGES:
-        words[RANGES - 1 :] = [f"... ({len(numbers)} in all)"]
-    return ", ".join(words)

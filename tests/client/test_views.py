@@ -68,10 +68,14 @@ def test_an_engine_that_left_is_named_with_the_reason(fake, client):
     fake.call(fake.remove_engine, 2, "rank 2 was killed by signal 9")
     fake_synced(client)
     assert client.ids == [0, 1, 3]
-    with pytest.raises(IndexError, match=r"No such engine: 2 .*signal 9"):
+    with pytest.raises(IndexError, match=r"left \(engine 2: .*signal 9\)\. Take a new one: client\[:\]"):
         frozen.apply_sync(int)
     with pytest.raises(IndexError, match="signal 9"):
         client[2]
+    assert len(client.direct_view("all").apply_sync(int)) == 3
+    fake.call(fake.add_engine, 2)  # started again under its old id
+    client.wait_for_engines(4, timeout=5)
+    assert frozen.apply_sync(int) == [0] * 4
 
 
 def fake_synced(client):

@@ -10,7 +10,7 @@ import pytest
 from helpers import wait_until
 
 from mpiparallel.client.where import EnginePlace, Whereabouts, locate
-from mpiparallel.client.wheretree import fold_numbers
+from mpiparallel.ranges import ranges
 from mpiparallel.wire.messages import EngineInfo, Where
 from mpiparallel.wire.waits import Frame, Part, Place, Wait
 
@@ -178,7 +178,7 @@ def test_many_engines_fast():
     [([0], "0"), ([0, 1, 2, 4], "0-2, 4"), (range(0, 40, 2), "0, 2, 4, 6, 8, 10, 12, ... (20 in all)")],
 )
 def test_fold(numbers, text):
-    assert fold_numbers(numbers) == text
+    assert ranges(numbers) == text
 
 
 # ---------------------------------------------------------------- by a client
