@@ -12,12 +12,13 @@ There must be no false alarm. Hence whatever is not known counts as help: a mess
 a communicator that is not counted, a rank that may still be sent work. The ledgers have to keep their side:
 
 - a message counts as sent before it can arrive, and as received not before its receiver knows about it;
-  what a matched probe has taken is received only when ``Mrecv`` has ended;
+  what a matched probe has taken is a pending receive until ``Mrecv`` has ended;
 - a collective counts as begun when its call, or its non-blocking start, is entered;
 - a ledger and the wait of the same rank belong to the same moment; those of different ranks need not, as
   long as each rank of the stuck set was in its wait when its ledger was read: such a rank sends nothing;
 - a part of kind "send" has the message's size in `nbytes`, or -1 if it is synchronous; small ones may end
-  without their receiver.
+  without their receiver. Its `index` says how many messages with this tag the rank had sent to this peer
+  before; -1 stands for the last one where the call itself sends, and for any where it only waits.
 
 Found with certainty are deadlocks of receives, probes, large and synchronous sends, and of collectives
 whose data cannot be there. Not found are those in which something stays pending that looks like help: an
@@ -260,7 +261,7 @@ class _Search:
         return "over" if self.situation.outcome(rank, request) else "free"
 
     def _taken(self, rank: int, part: Part) -> bool:
-        """Whether the receiver of a send has a receive under way that might match."""
+        """Whether the receiver of a send has taken it, or has a receive under way that might."""
         if any(
             other.comm == part.comm and matches(other.peer, other.tag, rank, part.tag)
             for other in self._receiving.get(part.peer, ())
@@ -268,6 +269,9 @@ class _Search:
             return True
         if self.counts is None or part.peer in self.situation.dead:
             return False
+        only_waits = "wait" in self.waits[rank].call.lower()
+        if self.counts.taken(rank, part, only_waits):
+            return True
         pending = self.counts.pending(part.peer, part.comm)
         return pending is None or any(matches(peer, tag, rank, part.tag) for peer, tag in pending)
 

@@ -96,6 +96,20 @@ class Counts:
             for (peer, tag), number in left.items()
         )
 
+    def taken(self, rank: int, part: Part, any_of_them: bool) -> bool:
+        """Whether the message of the send `part` of `rank` may have been received already.
+
+        The sender of a message learns of that later. Messages of one tag are received in the order in which
+        they were sent; without an index it is the last of them, or with `any_of_them` any.
+        """
+        mine, theirs = self._ledger(rank, part.comm), self._ledger(part.peer, part.comm)
+        if mine is None or theirs is None:
+            return True
+        sent = sum(n for peer, tag, n in mine.sent if (peer, tag) == (part.peer, part.tag))
+        received = sum(n for peer, tag, n in theirs.received if (peer, tag) == (rank, part.tag))
+        index = part.index if part.index >= 0 else 0 if any_of_them else sent - 1
+        return received > index
+
     def pending(self, rank: int, comm: str) -> Sequence[Sequence[int]] | None:
         """Return source and tag of the receives that `rank` has started on `comm`; None if not known."""
         ledger = self._ledger(rank, comm)
