@@ -36,6 +36,18 @@ def make_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster-id", help="id of the cluster to join (default: the profile's own)")
     parser.add_argument("--engine-set", default="", help="a name for this world, as Cluster uses it")
     parser.add_argument(
+        "--first-id",
+        type=int,
+        default=-1,
+        metavar="ID",
+        help="the id that rank 0 should have, if it and those that follow are free (default: the next)",
+    )
+    parser.add_argument(
+        "--raw-mpi",
+        action="store_true",
+        help="leave MPI as mpi4py has it: calls that block cannot be interrupted, nor told about",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=30.0,

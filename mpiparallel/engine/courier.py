@@ -226,7 +226,7 @@ class Courier(threading.Thread):
             Where: lambda m: watcher.where(m.header.query),
             Examine: lambda m: watcher.examine(m.header),
             Cut: lambda m: watcher.cut(m.header),
-            Renew: lambda m: watcher.renew(m.header, self.mail.take_comm(m.header.made)),
+            Renew: lambda m: watcher.renew(m.header, self.mail.take_comm),
         }
 
     def _stop(self, message: Message) -> None:

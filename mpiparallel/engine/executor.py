@@ -25,6 +25,8 @@ from mpiparallel.wire.messages import Broken, Failure, Lacks, Message, Result, S
 if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
 
+REMEMBERED = 256  # requests whose end is remembered, for a new leader
+
 
 class Executor:
     """The queue of one engine and the loop that works through it.
@@ -68,6 +70,7 @@ class Executor:
         self.interrupt_due: float | None = None
         self._pid = os.getpid()
         self.current: Submit | None = None
+        self.ended: OrderedDict[str, str] = OrderedDict()  # requests answered last, and how
         self.since = time.monotonic()
         self.tasks = 0
         self.busy = False
@@ -84,6 +87,12 @@ class Executor:
     def waiting(self) -> bool:
         """Whether there is anything in the queue."""
         return bool(self._waiting)
+
+    def held(self) -> dict[str, str]:
+        """Return the requests that this engine has yet to answer, and their clients."""
+        current = self.current
+        tasks = [work.header for work in list(self._waiting.values()) if isinstance(work, Task)]
+        return {header.request: header.client for header in ([current] if current else []) + tasks}
 
     def queued(self) -> list[str]:
         """Return the requests of the tasks in the queue."""
@@ -104,14 +113,17 @@ class Executor:
 
     def run_next(self) -> bool:
         """Run what is next in the queue; return False if there is nothing."""
-        try:
-            _, work = self._waiting.popitem(last=False)
-        except KeyError:
+        number, work = next(iter(self._waiting.items()), (0, None))
+        if work is None:
             return False
+        if isinstance(work, Task):
+            self.current, self.since = work.header, time.monotonic()  # at no moment it is in neither place
+        if self._waiting.pop(number, None) is None:
+            self.current = None  # aborted just now
+            return True
         if not isinstance(work, Task):
             work()
             return True
-        self.current, self.since = work.header, time.monotonic()
         self.tasks += 1
         self.busy = True
         try:
@@ -153,6 +165,9 @@ class Executor:
         result = Result(
             header.request, self.engine_id, status, started, time.time(), failure, self.verbs.execution_count
         )
+        self.ended[header.request] = "ok" if failure is None else f"{failure.ename}: {failure.evalue[:200]}"
+        if len(self.ended) > REMEMBERED:
+            self.ended.popitem(last=False)
         self._post(Message(result, frames))
 
     def _tell_broken(self, guard: Guard, failure: Failure | None) -> None:

@@ -30,6 +30,7 @@ from mpiparallel.wire.messages import (
 RECONSIDER = 0.25  # seconds between looks at waits about which nothing could be proved
 DOOMED_AFTER = 0.5  # seconds for which a call that lacks a failed rank may yet end by itself
 ANSWER_WITHIN = 2.0  # seconds in which a courier answers, unless user code holds the GIL
+WORLD = "world"  # the communicator of all
 REMEMBERED = 4096  # replaced communicators whose late reports are recognised
 
 
@@ -297,10 +298,14 @@ class Overseer:
         self._renewed[report.comm] = None
         if len(self._renewed) > REMEMBERED:
             self._renewed.popitem(last=False)
+        self._order(report.comm, members, report.topology)
+
+    def _order(self, comm: str, members: list[int], topology: list[list[int]]) -> None:
         self._renewals += 1
-        base = report.comm.partition("~")[0]
+        base = comm.partition("~")[0]
+        # By the leader's rank, too: another one's numbers are not known to its successor.
         fresh = f"{base}~{self._me}.{self._renewals}"
-        self._renew(members, Renew(report.comm, fresh, 0, members, report.topology))
+        self._renew(members, Renew(comm, fresh, 0, members, topology))
 
     # ------------------------------------------------------------ ranks that die or keep silent
 
@@ -315,8 +320,14 @@ class Overseer:
                 if name in self._requests:
                     self._end(self._requests[name], rank, self.dead[rank])
         self._examination = None
+        self.renew_world()
         if self._blocked:
             self._consider(now)
+
+    def renew_world(self) -> None:
+        """Give those who live a communicator of their own."""
+        members = sorted(self.alive)
+        self._order(WORLD, members, [])
 
     def interrupted(self, ranks: Iterable[int], now: float) -> None:
         """Note that these ranks were sent a signal: their couriers should answer."""

@@ -18,6 +18,7 @@ from mpiparallel.engine.world import user_names
 from mpiparallel.error import DeadlockError, PeerFailed
 from mpiparallel.wire.messages import (
     Blocked,
+    Broken,
     Cut,
     Examine,
     Ledgers,
@@ -152,8 +153,22 @@ class Watcher:
         else:
             self._guard.cut(order.number, DeadlockError(failure.evalue))
 
-    def renew(self, order: Renew, comm: Any) -> None:
-        """Put `comm` in the place of a communicator that is broken, when its turn in the queue comes."""
+    def tell_broken(self) -> None:
+        """Report communicators that were broken while no task ran."""
+        if self._guard is not None and not self._executor.busy:
+            for comm, members, topology in self._guard.take_broken():
+                self._post(Message(Broken(self._rank, comm, members, topology)))
+
+    def renew(self, order: Renew, take: Callable[[int], Any]) -> None:
+        """Put the new communicator in the place of one that is broken, when its turn in the queue comes.
+
+        If it could not be made, because a rank has died, the leader is asked for another.
+        """
+        try:
+            comm = take(order.made)
+        except LookupError:
+            self._post(Message(Broken(self._rank, order.fresh, order.members, order.topology)))
+            return
         if order.topology:
             dimensions, periods = order.topology
             comm = comm.Create_cart(dimensions, [bool(period) for period in periods], reorder=False)

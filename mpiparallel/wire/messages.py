@@ -15,7 +15,7 @@ controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, Notice,
                         Goodbye
 controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Where, Supply, Consumed,
                         Heartbeat, Goodbye
-rank -> rank 0          Result, Output, Lacks, Whereabouts, Blocked, Broken, Ledgers
+rank -> rank 0          Result, Output, Lacks, Whereabouts, Notice, Blocked, Broken, Ledgers, Held
 rank 0 -> rank          Submit, Abort, Signal, Stop, Where, Supply, Consumed, Examine, Cut, Renew
 ======================  ==========================================================================
 
@@ -349,6 +349,17 @@ class Ledgers(Header, frozen=True):
     ledgers: dict[str, Ledger]
 
 
+class Held(Header, frozen=True):
+    """What `rank` has to do with requests, told to the leader when ranks have died, `lost` in all: those it
+    has not answered and their clients, and how its part has ended in those it answered last.
+    """
+
+    rank: Count
+    lost: Count
+    open: dict[str, str]
+    ended: dict[str, str]
+
+
 class Cut(Header, frozen=True):
     """End wait `number` by an error, if it is still the one."""
 
@@ -363,7 +374,7 @@ AnyHeader = (
     Hello | HelloWorld | Welcome | WelcomeWorld | Refused | Heartbeat | Goodbye
     | Submit | Result | Output | Consumed | Lacks | Supply
     | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
-    | Blocked | Broken | Renew | Examine | Ledgers | Cut
+    | Blocked | Broken | Renew | Examine | Ledgers | Held | Cut
 )  # fmt: skip
 
 # These overtake data.
