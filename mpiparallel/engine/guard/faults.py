@@ -1,0 +1,130 @@
+"""What is left of a communicator when something is raised out of a call on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from mpi4py import MPI
+
+from mpiparallel.engine.guard.plain import Comm, Group, Request, Status
+from mpiparallel.engine.guard.state import CommState, Receive
+from mpiparallel.error import PeerFailed
+
+# Seconds for a cancelled receive to end: the data of one that was matched may be on their way.
+CANCEL_WITHIN = 1.0
+
+# MPI goes on to read and write these for as long as the process lives.
+kept: list[Any] = []
+# Communicators that cannot be used any more, until `Guard.take_broken` has told of them.
+newly_broken: list[CommState] = []
+
+_PROCESS_FAILED = {
+    getattr(MPI, name)
+    for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
+    if getattr(MPI, name, MPI.UNDEFINED) != MPI.UNDEFINED
+}
+
+
+def mark_broken(state: CommState, reason: str) -> None:
+    """Refuse all further calls on a communicator."""
+    if state.broken is None:
+        state.broken = reason
+        newly_broken.append(state)
+
+
+def broke_off(
+    error: BaseException,
+    state: CommState,
+    call: str,
+    request: Request | None,
+    held: Any,
+    receive: Receive | None = None,
+) -> None:
+    """Decide what an error that leaves a call means for its communicator. Called where it is caught.
+
+    Parameters
+    ----------
+    request
+        What was waited for; None if the call that starts it did not return.
+    held
+        The buffers of the operation.
+    receive
+        If it was nothing but a receive, which can be cancelled.
+    """
+    if isinstance(error, MPI.Exception):
+        if error.Get_error_class() in _PROCESS_FAILED:
+            _process_failed(error, state, call, request, held)
+        if request is not None:
+            state.opaque = True  # whose message that was is not known
+        return
+    if request is None:
+        if raised_by_mpi4py(error):
+            return  # nothing was begun
+    elif not request:
+        return  # it was complete
+    why = f"{call} was broken off by {type(error).__name__}"
+    kept.append((request, held))
+    before = state.broken
+    mark_broken(state, why)
+    if receive is not None and request is not None and _cancel(request, receive) and before is None:
+        # Nothing of the message was taken: the communicator is as before the call.
+        kept.pop()
+        newly_broken.remove(state)
+        state.broken = None
+
+
+def broke_off_exchange(
+    error: BaseException, state: CommState, call: str, requests: list[Any], held: Any
+) -> None:
+    """Decide what an error means that leaves a call which had several operations to wait for."""
+    for request in requests:
+        broke_off(error, state, call, request, held)
+    if len(requests) < 2:
+        broke_off(error, state, call, None, held)
+
+
+def raised_by_mpi4py(error: BaseException) -> bool:
+    """Tell an error of the call that starts an operation from one that a signal handler raised behind it.
+
+    mpi4py's own errors have frames of its sources, or none, in their traceback.
+    """
+    inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    if inner is None:
+        return isinstance(error, Exception)
+    return inner.tb_frame.f_code.co_filename.endswith((".pyx", ".pxi"))
+
+
+def _cancel(request: Request, receive: Receive) -> bool:
+    """Cancel a receive; return False if its message was taken, or is being taken."""
+    status = Status()
+    request.Cancel()
+    deadline = time.monotonic() + CANCEL_WITHIN
+    while not request.Test(status):
+        if time.monotonic() > deadline:
+            return False
+        os.sched_yield()
+    receive.complete(status)
+    return bool(status.Is_cancelled())
+
+
+def _process_failed(
+    error: MPI.Exception, state: CommState, call: str, request: Request | None, held: Any
+) -> None:
+    """Raise `PeerFailed` with the rank that died, if it is known."""
+    kept.append((request, held))
+    mark_broken(state, f"{call} ended because a process died")
+    raise PeerFailed(_failed_rank(state), "its process died", f"in {call} on {state.name}") from error
+
+
+def _failed_rank(state: CommState) -> int:
+    for comm in state.objects():
+        group = Comm.Get_failed(comm)
+        try:
+            ranks = Group.Translate_ranks(group, list(range(group.Get_size())), Comm.Get_group(comm))
+        finally:
+            group.Free()
+        if ranks:
+            return state.world_rank(min(ranks))
+    return -1

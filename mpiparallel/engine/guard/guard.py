@@ -1,0 +1,186 @@
+"""The guard of one rank: what the courier and the executor ask of the guarded communicators."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from mpi4py import MPI
+from msgspec import structs
+
+from mpiparallel.engine.guard import faults, registry
+from mpiparallel.engine.guard.comm import GuardedComm
+from mpiparallel.engine.guard.files import GuardedFile
+from mpiparallel.engine.guard.plain import Comm, Intracomm, module
+from mpiparallel.engine.guard.requests import (
+    GuardedGrequest,
+    GuardedMessage,
+    GuardedPrequest,
+    GuardedRequest,
+)
+from mpiparallel.engine.guard.state import CommState
+from mpiparallel.engine.guard.waiting import watch
+from mpiparallel.engine.guard.windows import GuardedWin
+from mpiparallel.wire.waits import Ledger, Wait
+
+# Threads that libraries keep and that never call MPI.
+_HARMLESS_THREADS = {"HistorySavingThread", "TMonitor", "HeartbeatThread"}
+
+
+class Guard:
+    """Watches over the MPI calls of user code in this process."""
+
+    def __init__(self, world: GuardedComm) -> None:
+        self.world = world
+        self._own_threads = {threading.main_thread(), *threading.enumerate()}
+        self._waits_before = 0
+        self.can_revoke = _can_revoke()
+
+    # ------------------------------------------------------------ any thread
+
+    def current(self) -> Wait | None:
+        """Return what the main thread waits for, if for longer than some hundred microseconds."""
+        return watch.current(_members_and_name)
+
+    @property
+    def number(self) -> int:
+        """The number of the current wait, or of the last one."""
+        return watch.number
+
+    def cut(self, number: int, error: BaseException) -> bool:
+        """End the wait of this number by raising `error` in it; return whether it still lasts."""
+        return watch.cut(number, error)
+
+    def members(self, id: str) -> Sequence[int]:
+        """Return the world's ranks of a communicator."""
+        return registry.states[id].members
+
+    def ledgers(self, ids: Iterable[str]) -> dict[str, Ledger]:
+        """Return what this rank has done on those of the communicators that it has."""
+        found = {id: state.ledger() for id in ids if (state := registry.states.get(id)) is not None}
+        if self._others_may_call():
+            found = {id: structs.replace(ledger, opaque=True) for id, ledger in found.items()}
+        return found
+
+    def _others_may_call(self) -> bool:
+        """Whether there are threads of user code: what these will do is not known."""
+        own = {*self._own_threads, threading.current_thread()}
+        return any(
+            thread not in own and type(thread).__name__ not in _HARMLESS_THREADS
+            for thread in threading.enumerate()
+        )
+
+    def disregard(self, thread: threading.Thread) -> None:
+        """Take it that a thread never calls MPI on guarded communicators."""
+        self._own_threads.add(thread)
+
+    def revoke_all(self) -> bool:
+        """End all calls on guarded communicators, even in C libraries; False where MPI cannot."""
+        if not self.can_revoke:
+            return False
+        for state in list(registry.states.values()):
+            for comm in state.objects()[:1]:
+                Comm.Revoke(comm)
+                faults.mark_broken(state, "it was revoked to end a call that did not hear an interrupt")
+        return True
+
+    # ------------------------------------------------------------ the main thread
+
+    def begin_task(self) -> None:
+        """Forget what the task before has used."""
+        self._waits_before = watch.number
+        for state in list(registry.states.values()):
+            state.begin_task()
+
+    @property
+    def waits_in_task(self) -> int:
+        """How many waits the task that runs has had."""
+        return watch.number - self._waits_before
+
+    def break_used(self, reason: str) -> None:
+        """Mark as broken the communicators that this task has used: its messages could reach the next one."""
+        for state in list(registry.states.values()):
+            if state.used_by_task:
+                faults.mark_broken(state, reason)
+
+    def take_broken(self) -> list[tuple[str, list[int], list[list[int]]]]:
+        """Return id, members and grid of the communicators that have become broken since the last call."""
+        broken = [(state.id, list(state.members), state.topology) for state in faults.newly_broken]
+        faults.newly_broken.clear()
+        return broken
+
+    def renew(self, id: str, comm: Any, members: Sequence[int], fresh: str | None = None) -> None:
+        """Put a new communicator in the place of one that is broken; every reference to it is healed.
+
+        Parameters
+        ----------
+        comm
+            A plain one, with the grid that the old one had.
+        members
+            The world's numbers of its ranks.
+        fresh
+            What it is to be called from now on, if not as before.
+        """
+        state = registry.states.get(id)
+        if state is None:
+            return  # user code has dropped it
+        if state.rebuild is not None:
+            if list(members) != list(state.members):
+                state.broken = "ranks of its graph have died"
+                return
+            comm = state.rebuild(comm)
+        for known in state.objects():
+            registry.set_handle(known, comm)
+        _renewed(state, members, id if fresh is None else fresh)
+
+
+def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
+    if registry.states.get(state.id) is state:
+        del registry.states[state.id]
+    if state in faults.newly_broken:
+        faults.newly_broken.remove(state)
+    state.id, state.members = fresh, tuple(members)
+    state.generation += 1
+    state.broken = None
+    state.forget()
+    registry.states[fresh] = state
+
+
+def _members_and_name(id: str) -> tuple[Sequence[int], str] | None:
+    state = registry.states.get(id)
+    return None if state is None else (state.members, state.name)
+
+
+def _can_revoke() -> bool:
+    comm = MPI.COMM_SELF.Dup()
+    try:
+        comm.Revoke()
+    except NotImplementedError:
+        comm.Free()
+        return False
+    return True
+
+
+def install(comm: Intracomm) -> Guard:
+    """Guard `comm`, a plain communicator, as the world of user code. Collective.
+
+    `mpi4py.MPI` then has guarded ``COMM_WORLD``, ``COMM_SELF``, communicator classes, ``Request``, ``Win``
+    and their like.
+    """
+    world = registry.world
+    world.comm, world.group, world.rank = MPI.COMM_WORLD, comm.Get_group(), comm.Get_rank()
+    world.private = comm.Dup()
+    world.private.Set_name("mpiparallel")
+    members = range(comm.Get_size())
+    plain_self = MPI.COMM_SELF
+    guarded = registry.adopt_as(comm, CommState("world", members, lambda: "MPI.COMM_WORLD"))
+    guard = Guard(guarded)
+    own = registry.adopt_as(
+        plain_self, CommState(f"self.{world.rank}", [world.rank], lambda: "MPI.COMM_SELF")
+    )
+    module.COMM_WORLD, module.COMM_SELF = guarded, own
+    for plain, ours in registry.guarded.items():
+        setattr(module, plain.__name__, ours)
+    module.Request, module.Prequest, module.Grequest = GuardedRequest, GuardedPrequest, GuardedGrequest
+    module.Message, module.Win, module.File = GuardedMessage, GuardedWin, GuardedFile
+    return guard

@@ -1,0 +1,124 @@
+"""One lower-case collective: several operations, but one entry in the ledger and one wait to tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from mpi4py import MPI
+
+from mpiparallel.engine.guard.collectives import parts
+from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
+from mpiparallel.engine.guard.plain import Comm, Intracomm, Message, Request
+from mpiparallel.engine.guard.state import CommState
+from mpiparallel.engine.guard.waiting import wait
+
+TAG = 0  # of messages on the hidden duplicate
+_isend, _improbe, _matched_irecv = Comm.isend, Comm.improbe, Message.irecv
+
+
+class Steps:
+    """Runs the operations of one collective; when one of them does not end, the communicator is broken.
+
+    Parameters
+    ----------
+    comm
+    name
+        Of the method.
+    signature
+        What must be the same on all ranks.
+    """
+
+    __slots__ = ("comm", "held", "index", "name", "signature", "state")
+
+    def __init__(self, comm: Any, name: str, signature: Any) -> None:
+        self.state: CommState = comm._state
+        if self.state.broken:
+            self.state.refuse(name)
+        self.comm, self.name, self.signature = comm, name, signature
+        self.index = -1  # it has not begun
+        self.held: list[Any] = []
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, MPI.Exception):
+            broke_off(error, self.state, self.name, self.held[-1] if self.index >= 0 else None, self.held)
+        if self.index >= 0 or (self.held and not isinstance(error, Exception)):
+            kept.append(self.held)
+            mark_broken(self.state, f"{self.name} was broken off by {type(error).__name__}")
+
+    def run(self, start: Callable[..., Request], *args: Any) -> None:
+        """Start an operation and wait for it."""
+        held = self.held
+        held.append(args)
+        request = start(self.comm, *args)
+        if self.index < 0:
+            self._begin()
+        held.append(request)
+        if not request.Test():
+            wait(request.Test, self.name, parts, self.state, self.signature, self.index, None)
+
+    def _begin(self) -> None:
+        state = self.state
+        self.index = state.collectives
+        state.collectives = self.index + 1
+        state.recent.append(self.signature)
+
+    def _wait(self, test: Callable[[], Any]) -> Any:
+        return test() or wait(test, self.name, parts, self.state, self.signature, self.index, None)
+
+    # ------------------------------------------------------------ messages between two ranks
+
+    def open_hidden(self) -> None:
+        """See that there is a duplicate for messages that no receive of the user's can take."""
+        if self.index < 0:
+            self._begin()
+        if self.state.hidden is None:
+            comm, request = Intracomm.Idup(Intracomm(self.comm))
+            self.held += [comm, request]
+            self._wait(request.Test)
+            self.state.hidden = comm
+
+    def send(self, obj: Any, rank: int) -> None:
+        """Send an object to a rank."""
+        self._finish(self._start_send(obj, rank))
+
+    def _start_send(self, obj: Any, rank: int) -> Request:
+        request = _isend(self.state.hidden, obj, rank, TAG)
+        self.held.append(request)
+        return request
+
+    def _finish(self, request: Request) -> None:
+        if not request.Test():
+            wait(request.Test, self.name, parts, self.state, self.signature, self.index, None)
+
+    def receive(self, rank: int) -> Any:
+        """Receive an object from a rank."""
+        hidden = self.state.hidden
+        message = _improbe(hidden, rank, TAG)
+        if message is None:
+            message = self._wait(lambda: _improbe(hidden, rank, TAG))
+        request = _matched_irecv(message)
+        self.held.append(request)
+        done, value = request.test()
+        if not done:
+            _, value = self._wait(lambda: _if_done(request.test()))
+        return value
+
+    def exchange(self, obj: Any, rank: int) -> Any:
+        """Send an object to a rank and receive one from it."""
+        request = self._start_send(obj, rank)
+        value = self.receive(rank)
+        self._finish(request)
+        return value
+
+
+def _if_done(done: Any) -> Any:
+    return done if done[0] else None
