@@ -138,7 +138,7 @@ def doomed(situation: Situation, ledgers: Mapping[int, Mapping[str, Ledger]]) ->
             missing = [s for s in search.missing(part, members) if situation.over(s, request)]
             if any(_failed(situation, s, request) for s in missing):
                 stuck.add(rank)
-                search.needs.append(Need(part, True, missing, [], [rank]))
+                search.needs.append(Need(part, True, missing, set(), [rank]))
     return _failures(situation, search, stuck)
 
 
@@ -235,16 +235,16 @@ class _Search:
         """Return that `part` needs `ranks`, once for all who need them; None if they are free to come."""
         if key in self._shared:
             return self._shared[key]
-        blocked, never = [], []
+        blocked, never = set(), []
         for rank in ranks:
             standing = self._standing(rank, request)
             if standing == "blocked":
-                blocked.append(rank)
+                blocked.add(rank)
             elif standing == "over":
                 never.append(rank)
         free = len(ranks) - len(blocked) - len(never)
         met = not blocked and not never if every else free > 0
-        need = None if met else Need(part, every, sorted(blocked + never), blocked)
+        need = None if met else Need(part, every, sorted([*blocked, *never]), blocked)
         self._shared[key] = need
         return need
 

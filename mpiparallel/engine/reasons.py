@@ -22,7 +22,7 @@ class Need:
     part: Part
     every: bool
     ranks: list[int]
-    blocked: list[int]  # those of `ranks` that are blocked themselves; the others never come
+    blocked: set[int]  # those of `ranks` that may be released themselves; the others never come
     owners: list[int] = field(default_factory=list)  # whose part it is
     left: int = 0  # how many must be released before it is met; below zero: it never is
     met: bool = False
@@ -84,7 +84,7 @@ def reasons(
                 by_size = sizes.setdefault((part.comm, part.index, part.signature), {})
                 by_size.setdefault(part.nbytes, set()).update(owners)
                 by_size.setdefault(other.nbytes, set()).add(rank)
-            elif rank not in waits:
+            elif rank not in need.blocked:
                 never.append(rank)
         if never:
             what = _missed(part, names)
@@ -137,7 +137,7 @@ def _cycle(needs: Collection[Need], stuck: set[int]) -> list[Reason]:
     """Return one cycle of ranks that wait for each other, found by following any way through them."""
     follow: dict[int, int] = {}
     for need in needs:
-        others = [other for other in need.blocked if other in stuck][:2]
+        others = [other for other in need.ranks if other in need.blocked and other in stuck][:2]
         for rank in stuck.intersection(need.owners) if others else ():
             follow.setdefault(rank, others[-1] if others[0] == rank else others[0])
     path: dict[int, int] = {}
