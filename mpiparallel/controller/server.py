@@ -4,7 +4,7 @@
 
     tcp ROUTER  (CURVE, one port) ──┐                         ┌── control lane first, batched per peer
     ipc ROUTER  (private socket)  ──┼─► unpack ─► hub ─► Outgoing ─► the peer's own ROUTER
-    pids, clock (lost, tick)      ──┘
+    pidfds, clock (lost, tick)    ──┘
     ZAP REP     ◄── ZeroMQ asks whose key this is; answered here
     lifeline fd, signals          ──► shut down
 
@@ -29,13 +29,21 @@ from mpiparallel.connection_file import ConnectionInfo, Role
 from mpiparallel.controller import places
 from mpiparallel.controller.hub import Hub
 from mpiparallel.controller.keys import Keys
-from mpiparallel.controller.liveness import Liveness
 from mpiparallel.controller.outgoing import Outgoing, Sent
 from mpiparallel.controller.sockets import Route, Sockets
-from mpiparallel.controller.state import Peer, Send, World
+from mpiparallel.controller.state import Peer, Send
+from mpiparallel.controller.watch import Watch
 from mpiparallel.error import WireError
 from mpiparallel.wire.frames import unpack
-from mpiparallel.wire.messages import Hello, HelloWorld, Message, Refused, Submit
+from mpiparallel.wire.messages import (
+    EnginesLost,
+    Hello,
+    HelloWorld,
+    Message,
+    Refused,
+    Signal,
+    Submit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +88,10 @@ class Server:
         about = {"host": self.host, "pid": os.getpid(), "started": time.time(), "version": __version__}
         self.hub = Hub(cluster_id, about, config.heartbeat, config.lost_after)
         self.outgoing = Outgoing(self._send)
-        self.liveness = Liveness()
+        self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody
         self._noted: set[object] = set()
-        self._check_at = 0.0
+        self._look_at = 0.0
         self._stop_at: float | None = None
         self._ask_to_stop = ""
         self.sockets = Sockets(self.keys, ip, port, config.max_frame)
@@ -110,6 +118,7 @@ class Server:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         """Close the sockets and remove the files; after an error the directory stays, with the log in it."""
+        self.watch.close()
         self.sockets.close()
         everything = self.remove_directory and kind is None
         places.remove_files(self.directory, self.keys.server.public, all_of_it=everything)
@@ -131,7 +140,8 @@ class Server:
             ", ".join(self.sockets.addresses),
         )
         poller = zmq.Poller()
-        for source in (*self._listening(), self.sockets.zap, wakeup, self.lifeline):
+        sources = [self.sockets.zap, wakeup, self.lifeline, self.watch.descriptor]
+        for source in (*self._listening(), *sources):
             if source is not None:
                 poller.register(source, zmq.POLLIN)
         reading = True
@@ -156,7 +166,7 @@ class Server:
 
     def _timeout(self) -> int:
         now = time.monotonic()
-        wait = max(0.0, self._check_at - now)
+        wait = max(0.0, self._due(now) - now)
         if self.outgoing.stalled:  # ROUTER does not say when one peer can take more
             wait = min(wait, self.outgoing.retry_after(now))
         return int(wait * 1000) + 1
@@ -171,7 +181,7 @@ class Server:
             os.read(wakeup, 512)  # the handlers have run already
         if self.lifeline is not None and self.lifeline in ready:
             self._read_lifeline(ready[self.lifeline], poller)
-        if now >= self._check_at:
+        if self.watch.descriptor in ready or now >= self._due(now):
             self._check(now)
         if self._ask_to_stop and not self.hub.stopping:
             self._put(self.hub.shut_down(self._ask_to_stop, now))
@@ -221,12 +231,14 @@ class Server:
     def _hand_over(self, sender: Route, message: Message, now: float) -> None:
         header = message.header
         try:
+            if type(header) is EnginesLost:
+                message = Message(self.watch.without_our_own(sender, header, now))
             sends = self.hub.receive(sender, message, now, sender.role)
             self._put(sends)
             if len(sends) == 1 and isinstance(sends[0].message.header, Refused):
                 self._note(sender, "refused to %s: %s", sender, sends[0].message.header.reason)
             if type(header) is Hello or type(header) is HelloWorld:
-                self._watch(sender, now)
+                self._put(self.watch.begin(sender, now))
         except Exception as error:
             # A bug of ours that one message brings out must not end the work of everybody else. The sender is
             # told, so that it does not wait; the traceback is in the log.
@@ -239,7 +251,11 @@ class Server:
     def _put(self, sends: list[Send]) -> None:
         put = self.outgoing.put
         for peer, message in sends:
-            put(peer, message)
+            if type(message.header) is Signal:
+                for left in self.watch.deliver(peer, message.header):
+                    put(peer, Message(left))
+            else:
+                put(peer, message)
 
     def _note(self, key: object, text: str, *arguments: object) -> None:
         """Log a complaint, once for each key."""
@@ -263,64 +279,32 @@ class Server:
             gone = self.outgoing.flush(now)
             if not gone:
                 return
+            self._put(self.watch.check(now, thorough=True))  # the end of a process is the better reason
             for peer in gone:
-                self._check_processes(peer, now)  # the death of a process is the better reason
                 self._lose(peer, "its connection to the controller is closed", now)
 
     # ------------------------------------------------------------ who is still there
 
     def _check(self, now: float) -> None:
-        self._check_at = now + CHECK_EVERY
+        """Look at what only time and processes tell."""
+        regular = now >= self._look_at
+        if regular:
+            self._look_at = now + CHECK_EVERY
+        self._put(self.watch.check(now, thorough=regular))
+        if not regular and now < self.hub.due(now):
+            return
         if self.outgoing.nbytes <= self.config.max_backlog:  # else nobody is heard, and silence says nothing
             self._put(self.hub.tick(now))
         for peer in self.outgoing.stuck(now, self.config.max_backlog):
             self._lose(peer, "it did not read for long and held up much data", now)
-        for peer in self.liveness.peers():
-            self._check_processes(peer, now)
 
-    def _check_processes(self, peer: Peer, now: float) -> None:
-        known = self.hub.state.peers.get(peer)
-        if known is None:
-            self.liveness.forget(peer)
-            return
-        for dead in self.liveness.dead(peer):
-            pid = dead.process.pid
-            if dead.engine is None:
-                self._lose(peer, f"its process {pid} on {self.host} is gone", now)
-                return
-            assert isinstance(known, World)
-            if dead.rank == 0 or dead.engine in known.engines:
-                where = f"engine {dead.engine} (rank {dead.rank} on {self.host}, pid {pid})"
-                self._lose(peer, f"the process of {where} is gone", now)
-                return
+    def _due(self, now: float) -> float:
+        """Return when `_check` is to be called next."""
+        return min(self._look_at, self.watch.due(now), self.hub.due(now))
 
     def _lose(self, peer: Peer, reason: str, now: float) -> None:
         self.outgoing.forget(peer)
-        self.liveness.forget(peer)
-        known = self.hub.state.peers.get(peer)
-        if known is not None:
-            log.warning("%s %s is lost: %s", type(known).__name__.lower(), known.name, reason)
-            self._put(self.hub.lost(peer, reason, now))
-
-    def _watch(self, peer: Peer, now: float) -> None:
-        """Watch the processes of a peer that was just taken in, as far as they are on this host."""
-        known = self.hub.state.peers.get(peer)
-        if known is None or known.watched or known.peer != peer:
-            return
-        if not isinstance(known, World):
-            if known.host == self.host and self.liveness.watch(peer, known.pid):
-                self.hub.watch(peer)
-            return
-        hosts, pids = known.hello.hosts, known.hello.pids
-        if hosts[0] == self.host and self.liveness.watch(peer, pids[0], known.first):
-            self.hub.watch(peer)
-        for rank, (host, pid) in enumerate(zip(hosts, pids, strict=True)):
-            if rank == 0 or host != self.host:
-                continue
-            if not self.liveness.watch(peer, pid, known.first + rank, rank) and known.watched:
-                where = f"engine {known.first + rank} (rank {rank} on {host}, pid {pid})"
-                self._lose(peer, f"the process of {where} was gone before the world was known", now)
-                return
+        self._put(self.watch.lose(peer, reason, now))
 
     # ------------------------------------------------------------ stopping
 
@@ -333,14 +317,15 @@ class Server:
             self._stop_at = now + STOP_PATIENCE
         worlds = list(self.hub.state.worlds.values())
         if worlds and now < self._stop_at and not self.hurry:
-            self._check_at = min(self._check_at, self._stop_at)
+            self._look_at = min(self._look_at, self._stop_at)
             return False
         for world in worlds:
-            killed = self.liveness.kill(world.peer)
+            killed = self.watch.kill_bridge(world)
             log.warning(
                 "world %s did not stop in time%s", world.name, ": rank 0 was killed" if killed else ""
             )
-            self._put(self.hub.lost(world.peer, "it did not stop in time", now))
+            if world.peer is not None:
+                self._put(self.hub.lost(world.peer, "it did not stop in time", now))
         self._put(self.hub.farewell())
         self._last_words()
         return True

@@ -23,6 +23,7 @@ from mpiparallel.wire.messages import (
     FromWorld,
     Goodbye,
     Heartbeat,
+    Held,
     Hello,
     HelloWorld,
     Lacks,
@@ -112,6 +113,7 @@ class TestWhoMaySayWhat:
             "Renew": Renew("world", "world~1", 1, [0]),
             "Examine": Examine(1, []),
             "Ledgers": Ledgers(0, 1, 0, 0, False, None, {}),
+            "Held": Held(0, 1, {}, {}),
             "Cut": Cut(1, Failure("E", "v")),
         }[kind.__name__]
         for peer in ("stranger", hub.client("a"), hub.world(1)):

@@ -1,4 +1,4 @@
-"""Directories, addresses and files of a controller, and processes that are watched."""
+"""Directories, addresses, keys and files of a controller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from mpiparallel import connection_file
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.controller import places
 from mpiparallel.controller.keys import Keys, Pair
-from mpiparallel.controller.liveness import Liveness, alive
-
-from .peers import wait_until
 
 
 def info(role: Any = "client", **fields: Any) -> ConnectionInfo:
@@ -182,35 +178,3 @@ class TestKeys:
     def test_other_mechanisms_are_refused(self, mechanism: bytes) -> None:
         reply, _ = Keys.new().answer([b"1.0", b"7", b"d", b"1.2.3.4", b"", mechanism, b"user", b"password"])
         assert reply[2] == b"400"
-
-
-class TestLiveness:
-    def test_a_killed_process_is_dead_as_a_zombie_already(self, child) -> None:
-        liveness = Liveness()
-        assert liveness.watch("p", child.pid, engine=3)
-        assert liveness.dead("p") == []
-        child.kill()  # not waited for: a zombie
-        wait_until(lambda: liveness.dead("p"), "the death to be seen")
-        assert [watched.engine for watched in liveness.dead("p")] == [3]
-        child.wait()
-        assert len(liveness.dead("p")) == 1
-        liveness.forget("p")
-        assert liveness.peers() == []
-
-    def test_a_process_that_is_not_there_cannot_be_watched(self, child) -> None:
-        child.kill()
-        child.wait()
-        assert not Liveness().watch("p", child.pid)
-        assert not Liveness().watch("p", 1 << 40)
-
-    def test_only_rank_0_is_killed(self, child) -> None:
-        liveness = Liveness()
-        liveness.watch("p", child.pid, engine=5, rank=1)
-        assert not liveness.kill("p")
-        assert alive(psutil.Process(child.pid))
-        liveness.watch("p", child.pid, engine=4, rank=0)
-        assert liveness.kill("p")
-        deadline = time.monotonic() + 10
-        while child.poll() is None:
-            assert time.monotonic() < deadline
-        assert not liveness.kill("p")
