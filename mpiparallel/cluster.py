@@ -24,6 +24,7 @@ from mpiparallel import cluster_engines, connection_file
 from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
 from mpiparallel.cluster_record import RecordedCluster
+from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import local
@@ -38,7 +39,7 @@ WORLD_LEAVES = 3.0  # how long engines that were sent home may take
 _LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
 
 
-class Cluster(AsyncCluster, RecordedCluster):
+class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
     """A controller and engines on this machine.
 
     Parameters
@@ -62,6 +63,11 @@ class Cluster(AsyncCluster, RecordedCluster):
         More environment variables for controller and engines.
     engine_timeout : float
         How many seconds engines may take to connect.
+    restart : {False, "same", "fresh"}
+        Whether engines whose world has ended unasked are started again, with the ids that they had
+        (``"same"``; True means that, too) or with new ones.
+    restart_limit : int
+        How often within a minute.
     shutdown_atexit : bool
         Stop it when this program ends, however it ends; otherwise it lives on until somebody stops it.
     log_level : int or str
@@ -93,6 +99,8 @@ class Cluster(AsyncCluster, RecordedCluster):
         mpi_args: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
         engine_timeout: float = 60,
+        restart: bool | str = False,
+        restart_limit: int = 3,
         delay: float = 1.0,
         shutdown_atexit: bool = True,
         log_level: int | str = logging.INFO,
@@ -123,6 +131,7 @@ class Cluster(AsyncCluster, RecordedCluster):
         self.controller: Controller | None = None
         self.engines: dict[str, EngineSet] = {}
         self.given_up = threading.Event()
+        self._prepare_restarts(restart, restart_limit)
 
     def __repr__(self) -> str:
         parts = [f"cluster_id={self.cluster_id!r}", f"profile={self.profile!r}"]
@@ -150,7 +159,9 @@ class Cluster(AsyncCluster, RecordedCluster):
         if n is not None and sum(one.n for one in sets if one.running) >= n:
             sets = []  # an earlier set may have ended: these take its place
         for part in (self.controller, *sets):
-            if part is not None and not part.running and not part.process.asked_to_stop:
+            if part is None or part.running or part.process.asked_to_stop:
+                continue
+            if not (isinstance(part, EngineSet) and self._will_restart(part)):
                 return str(part.failure())
         return ""
 
@@ -188,8 +199,12 @@ class Cluster(AsyncCluster, RecordedCluster):
         if self.shutdown_atexit:
             _stop_at_exit.add(self)
 
-    def start_engines_sync(self, n: int | None = None, engine_set_id: str | None = None) -> str:
+    def start_engines_sync(
+        self, n: int | None = None, engine_set_id: str | None = None, first: int = -1
+    ) -> str:
         """Start a set of `n` engines, one MPI world, and return its name. They connect when they are ready.
+
+        With `first` their ids begin there, if these are free.
 
         Raises
         ------
@@ -204,18 +219,19 @@ class Cluster(AsyncCluster, RecordedCluster):
             raise RuntimeError(f"engine set {name!r} of {self!r} runs already")
         if self.controller is None:
             raise RuntimeError(f"{self!r} has no controller; call start_controller or start_cluster first")
-        engine_set = local.start_world(
-            self.folder,
-            name=name,
-            n=n,
-            config=self.config,
-            mpi_args=self.mpi_args,
-            extra=self.engine_args,
-            environ={**os.environ, **self.environment},
-        )
-        self.engines[name] = engine_set
-        engine_set.report_end(log)
-        self.update_cluster_file()
+        with self._changing:
+            engine_set = self.engines[name] = local.start_world(
+                self.folder,
+                name=name,
+                n=n,
+                config=self.config,
+                first=first,
+                mpi_args=self.mpi_args,
+                extra=self.engine_args,
+                environ={**os.environ, **self.environment},
+            )
+            engine_set.report_end(log, lambda: self._engines_ended(engine_set))
+            self.update_cluster_file()
         return name
 
     def start_cluster_sync(self, n: int | None = None) -> Cluster:
@@ -268,14 +284,14 @@ class Cluster(AsyncCluster, RecordedCluster):
             If a part of the cluster ends meanwhile, or they do not come within `engine_timeout`.
         """
         cluster_engines.wait_for(client, n, self.engines.values(), self.engine_timeout)
+        self.learn_ids(client)
 
     # ------------------------------------------------------------ stopping
 
     def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
         """Stop one set of engines, or all of them."""
         names = self._sets(engine_set_id)
-        for name in names:
-            self.engines[name].process.asked_to_stop = True
+        self._expect_end(names)
         if names and self.controller is not None and self.controller.running:
             with self.connect_client_sync() as client:
                 engines = cluster_engines.ids_of(client, names)
@@ -290,8 +306,7 @@ class Cluster(AsyncCluster, RecordedCluster):
 
     def stop_controller_sync(self) -> None:
         """Stop the controller; its engines go with it."""
-        for engine_set in self.engines.values():
-            engine_set.process.asked_to_stop = True
+        self._expect_end(self.engines)
         if self.controller is not None:
             if self.host != socket.gethostname():
                 self.connect_client_sync().shutdown(hub=True)
@@ -316,13 +331,6 @@ class Cluster(AsyncCluster, RecordedCluster):
                 files.remove(self.folder)
         _stop_at_exit.discard(self)
 
-    def restart_engines_sync(self, engine_set_id: str | None = None) -> None:
-        """Stop one set of engines, or all, and start as many again under the same name."""
-        for name in self._sets(engine_set_id):
-            n = self.engines[name].n
-            self.stop_engines_sync(name)
-            self.start_engines_sync(n, name)
-
     def signal_engines_sync(self, signum: int, engine_set_id: str | None = None) -> None:
         """Send a signal to every engine of one set, or of all."""
         # Not by mpiexec, which takes some signals as an order to end the world.
@@ -337,6 +345,12 @@ class Cluster(AsyncCluster, RecordedCluster):
         """Raise when the asyncio task that waits for this work was cancelled."""
         if self.given_up.is_set():
             raise LaunchError(f"the start of {self!r} was given up")
+
+    def _expect_end(self, names: Iterable[str]) -> None:
+        """Note that these sets are to end; none of them is started again from now on."""
+        with self._changing:
+            for name in names:
+                self.engines[name].process.asked_to_stop = True
 
     def _number(self, n: int | None) -> int:
         if n is None:

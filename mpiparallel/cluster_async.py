@@ -67,9 +67,9 @@ class AsyncCluster:
         """Stop everything, and leave no file behind."""
         await self._in_thread(self.stop_cluster_sync)
 
-    async def restart_engines(self, engine_set_id: str | None = None) -> None:
-        """Stop one set of engines, or all, and start as many again."""
-        await self._in_thread(lambda: self.restart_engines_sync(engine_set_id))
+    async def restart_engines(self, engine_set_id: str | None = None, same_ids: bool = True) -> None:
+        """Stop one set of engines, or all, and start as many again, with the same ids or with new ones."""
+        await self._in_thread(lambda: self.restart_engines_sync(engine_set_id, same_ids))
 
     async def signal_engines(self, signum: int, engine_set_id: str | None = None) -> None:
         """Send a signal to every engine of one set, or of all."""

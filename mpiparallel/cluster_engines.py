@@ -1,10 +1,11 @@
-"""What a `Cluster` asks its controller about engines, as a client: have they come, which are they.
+"""What a `Cluster` asks its controller about engines, as a client: have they come, are they lost.
 
-Only `cluster` calls this.
+Only `cluster` and `cluster_restart` call this.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,36 @@ def wait_for(client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: 
     except EngineError as error:
         raise LaunchError(str(error)) from error
     except TimeoutError as error:
-        said = "\n".join(one.get_output(40) for one in engine_sets).strip() or "nothing"
-        raise LaunchError(
-            f"{len(client.ids)} of {n} engines connected within {timeout:g} s (engine_timeout). "
-            f"They said: {said}"
-        ) from error
+        raise _too_late(f"{len(client.ids)} of {n}", engine_sets, timeout) from error
     _check_worlds(client, engine_sets)
+
+
+def wait_for_sets(client: Client, engine_sets: Sequence[EngineSet], timeout: float) -> None:
+    """Wait until `client` sees all engines of these sets; raise LaunchError as `wait_for` does."""
+    deadline = time.monotonic() + timeout
+    connection = client._connection
+    while True:
+        come = dict.fromkeys([one.name for one in engine_sets], 0)
+        for world in _worlds(client, list(come)):
+            come[world["engine_set"]] += sum(engine in connection.engines for engine in world["engines"])
+        if all(come[one.name] >= one.n for one in engine_sets):
+            return
+        for one in engine_sets:
+            if not one.running:
+                raise one.failure()
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            wanted = sum(one.n for one in engine_sets)
+            raise _too_late(f"{sum(come.values())} of {wanted}", engine_sets, timeout)
+        with connection.changed:
+            connection.changed.wait(min(0.2, rest))
+
+
+def _too_late(how_many: str, engine_sets: Sequence[EngineSet], timeout: float) -> LaunchError:
+    said = "\n".join(one.get_output(40) for one in engine_sets).strip() or "nothing"
+    return LaunchError(
+        f"{how_many} engines connected within {timeout:g} s (engine_timeout). They said: {said}"
+    )
 
 
 def _check_worlds(client: Client, engine_sets: Sequence[EngineSet]) -> None:
@@ -51,6 +76,39 @@ def _check_worlds(client: Client, engine_sets: Sequence[EngineSet]) -> None:
 def ids_of(client: Client, names: Sequence[str]) -> list[int]:
     """Return the engines of these sets."""
     return [engine for world in _worlds(client, names) for engine in world["engines"]]
+
+
+def learn_ids(client: Client, engine_sets: Iterable[EngineSet]) -> bool:
+    """Note the first id of each set whose engines are there; return whether one was new."""
+    known = client._connection.engines
+    new = False
+    for one in engine_sets:
+        for engine in ids_of(client, [one.name]):
+            if engine in known and one.first != engine - known[engine].rank:
+                one.first = engine - known[engine].rank
+                new = True
+    return new
+
+
+def how_lost(client: Client, engine_set: EngineSet, timeout: float) -> str:
+    """Return why the world of a set was lost, when the controller has noticed; empty if it left in peace.
+
+    The ids that it had are noted, too.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        status = client._ask("status")
+        if not any(world["engine_set"] == engine_set.name for world in status["worlds"]):
+            break
+        learn_ids(client, [engine_set])
+        if time.monotonic() > deadline:
+            return "its mpiexec ended"
+        time.sleep(0.05)
+    lost = status.get("lost", {}).get(engine_set.name)
+    if lost is None:
+        return ""
+    engine_set.first = lost["first"]
+    return str(lost["reason"])
 
 
 def _worlds(client: Client, names: Sequence[str]) -> list[dict[str, Any]]:

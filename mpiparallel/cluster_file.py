@@ -19,8 +19,8 @@ import psutil
 from mpiparallel import connection_file
 from mpiparallel.config import Config
 from mpiparallel.error import ConnectionFileError, LaunchError
-from mpiparallel.launch.local import sweep
 from mpiparallel.launch.processes import Process
+from mpiparallel.launch.sweeping import sweep
 
 NAME = "cluster.json"
 _BEING_MADE = 30.0  # a folder without any file in it may be that of a cluster which starts just now
@@ -121,7 +121,7 @@ def clean(folder: Path) -> None:
     _, engines = _processes(folder)
     for process in engines:
         process.stop(2.0)
-        sweep(process.pid)
+        sweep(process.pid, process.created)
     remove(folder)
 
 

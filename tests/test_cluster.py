@@ -20,7 +20,7 @@ import psutil
 import pytest
 from helpers import processes_of, wait_until
 
-from mpiparallel import Cluster, ClusterManager, cluster_file
+from mpiparallel import Client, Cluster, ClusterManager, cluster_file
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 
@@ -44,6 +44,7 @@ def mpiexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program in place of mpiexec, for a test to write."""
     path = tmp_path / "mpiexec"
     monkeypatch.setenv("MPIPARALLEL_MPIEXEC", str(path))
+    monkeypatch.setattr("mpiparallel.cluster.WORLD_LEAVES", 0.1)  # nobody sends it home
     return path
 
 
@@ -192,6 +193,134 @@ def test_engines_that_end_later_are_noticed(
     assert cluster.engines_failed(1) == ""  # this one may come in their place
     assert "exit code 9" in cluster.engines_failed(2)
     cluster.stop_cluster_sync()
+
+
+# ---------------------------------------------------------------- engines that are started again
+
+
+def started(folder: Path) -> list[list[str]]:
+    """Return the words of each mpiexec that `restarting` has started."""
+    path = folder / "started"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def restarting(mpiexec: Path, tmp_path: Path) -> None:
+    """Make mpiexec a program that fails when a file of the number of its start is there."""
+    program(
+        mpiexec,
+        f"""cd {tmp_path}; printf "%s\\n" "$*" >> started; n=$(wc -l < started)
+        while [ ! -e fail$((n)) ]; do sleep 0.02; done; echo "start $((n)) was killed"; exit 9""",
+    )
+
+
+@pytest.mark.parametrize(("restart", "option"), [(True, "7"), ("same", "7"), ("fresh", None)])
+def test_engines_that_ended_unasked_are_started_again(
+    config: Config,
+    mpiexec: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    restart: object,
+    option: str | None,
+) -> None:
+    restarting(mpiexec, tmp_path)
+    with Cluster(n=0, restart=restart) as client:
+        cluster = client.cluster
+        name = cluster.start_engines_sync(2)
+        first = cluster.engines[name]
+        first.first = 7  # they had come, as engines 7 and 8
+        assert wait_until(lambda: len(started(tmp_path)) == 1)
+        (tmp_path / "fail1").touch()
+        assert wait_until(lambda: len(started(tmp_path)) == 2)
+        words = started(tmp_path)[1]
+        assert (words[words.index("--first-id") + 1] if "--first-id" in words else None) == option
+        assert wait_until(lambda: cluster.engines[name] is not first)
+        assert (cluster.engines[name].n, cluster.engines[name].running) == (2, True)
+        assert cluster.engines_failed() == ""
+        assert "start 1 was killed" in caplog.text
+        ids = "its old ids" if option else "new ids"
+        says = f"engine set {name} is started again, with {ids}: mpiexec ended with exit code 9"
+        assert says in caplog.text
+
+
+def test_but_not_for_ever(
+    config: Config, mpiexec: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    restarting(mpiexec, tmp_path)
+    for number in range(1, 5):
+        (tmp_path / f"fail{number}").touch()
+    with Cluster(n=0, restart="same", restart_limit=2) as client:
+        client.cluster.start_engines_sync(2, "a", first=0)
+        assert wait_until(lambda: "engine set a is not started again: it was, 2 times" in caplog.text)
+        assert len(started(tmp_path)) == 3
+        assert "exit code 9" in client.cluster.engines_failed()
+
+
+def test_engines_that_never_came_are_not_started_again(
+    config: Config, mpiexec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program(mpiexec, "echo 'not enough slots' >&2; exit 3")
+    with pytest.raises(LaunchError, match=r"(?s)mpiexec ended with exit code 3.*not enough slots"):
+        Cluster(n=2, restart=True).start_and_connect_sync()
+
+
+def test_a_world_that_ended_well_but_was_lost(
+    config: Config,
+    mpiexec: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = {"first": 4, "reason": "rank 0 was killed by SIGKILL"}
+    monkeypatch.setattr(Client, "_ask", lambda self, what, **_: {"worlds": [], "lost": {"a": lost}})
+    again = "[ $(wc -l < started) -gt 1 ] && exec sleep 60"
+    program(mpiexec, f"cd {tmp_path}; printf '%s\\n' \"$*\" >> started; {again}; exit 0")
+    with Cluster(n=0, restart="same") as client:
+        client.cluster.start_engines_sync(2, "a")
+        assert wait_until(lambda: len(started(tmp_path)) == 2)
+        assert "mpiexec ended with exit code 0: rank 0 was killed by SIGKILL. It said" in caplog.text
+        assert started(tmp_path)[1][-2:] == ["--first-id", "4"]
+        assert wait_until(lambda: client.cluster.engines["a"].running)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("how", ["stop_engines_sync", "stop_cluster_sync"])
+def test_what_is_stopped_stays_stopped(config: Config, mpiexec: Path, tmp_path: Path, how: str) -> None:
+    program(mpiexec, f"cd {tmp_path}; printf '%s\\n' \"$*\" >> started; trap 'exit 9' TERM; sleep 60 & wait")
+    cluster = Cluster(n=2, restart="same").start_cluster_sync()
+    (one,) = cluster.engines.values()
+    one.first = 0
+    assert wait_until(lambda: started(tmp_path))
+    getattr(cluster, how)()
+    assert one.ended.wait(10)
+    cluster.stop_cluster_sync()
+    assert (one.exit_code, one.state, len(started(tmp_path))) == (9, "stopped", 1)
+
+
+def test_restart_by_wrong_words(config: Config) -> None:
+    with pytest.raises(ValueError, match="restart='old': expected False, 'same' or 'fresh'"):
+        Cluster(restart="old")
+
+
+def test_sets_by_their_engines(config: Config, mpiexec: Path) -> None:
+    program(mpiexec, "exec sleep 60")
+    with Cluster(n=0) as client:
+        cluster = client.cluster
+        for name, first in (("a", 0), ("b", 2)):
+            cluster.start_engines_sync(2, name, first)
+        assert cluster.sets_of(client, [3, 2]) == ["b"]
+        assert cluster.sets_of(client, [3, 1]) == ["b", "a"]
+        assert cluster.sets_of(client, None) == ["a", "b"]
+        with pytest.raises(ValueError, match="engine 4 was not started by"):
+            cluster.sets_of(client, [0, 4])
+        assert Cluster.from_dict(cluster.to_dict()).engines["b"].first == 2
+        before = cluster.engines["b"]
+        client.restart_engines(2, block=False)
+        assert cluster.engines["b"] is not before and cluster.engines["b"].first == 2
+        client.restart_engines([3], same_ids=False, block=False)
+        assert cluster.engines["b"].first == -1
+        cluster.engine_timeout = 0.3
+        with pytest.raises(LaunchError, match=r"(?s)0 of 2 engines connected within 0.3 s"):
+            client.restart_engines(0)
 
 
 def test_a_controller_that_was_killed(config: Config, caplog: pytest.LogCaptureFixture) -> None:

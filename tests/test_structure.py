@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges"}
-CLUSTER = {"cluster", "cluster_async", "cluster_engines", "cluster_file", "cluster_manager", "cluster_record"}
+CLUSTER = {
+    "cluster", "cluster_async", "cluster_engines", "cluster_file", "cluster_manager", "cluster_record",
+    "cluster_restart",
+}  # fmt: skip
 
 # What each part may import of the others; what is not named here may import anything.
 MAY_IMPORT = {

@@ -191,12 +191,7 @@ class ControlMixin:
             Wait until the controller has said that it is done.
         """
         if restart:
-            if self.cluster is None:
-                raise RuntimeError(
-                    "restart=True needs the Cluster that started the engines, which this client lacks: "
-                    "use Cluster.restart_engines, or start engines with: mpiparallel engines -n N"
-                )
-            return self.cluster.restart_engines_sync()
+            return self.restart_engines(targets, block=bool(self.block if block is None else block))
         engines = self._engine_ids("all" if hub else targets, empty=hub)
         future = self._connection.ask(lambda query: Stop(engines, controller=hub, query=query))
         if not hub:
@@ -207,6 +202,44 @@ class ControlMixin:
             pass  # it left without an answer, which is what was asked for
         self._connection.close()
         return None
+
+    def restart_engines(self, targets: Any = None, same_ids: bool = True, block: bool = True) -> None:
+        """Start engines again: all of each world that one of `targets` is in, by default all.
+
+        Parameters
+        ----------
+        targets
+            Which engines; they may have left.
+        same_ids
+            Whether they get the ids that they had, so that views of them work again, or new ones.
+        block
+            Wait until they are there.
+
+        Raises
+        ------
+        RuntimeError
+            If this client has no `Cluster`, which starts engines.
+        ValueError
+            If the cluster did not start one of them.
+        LaunchError
+            If they do not come.
+        """
+        if self.cluster is None:
+            raise RuntimeError(
+                "starting engines again needs the Cluster that started them, which this client lacks: "
+                "use Cluster.restart_engines, or start engines with: mpiparallel engines -n N"
+            )
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            ids = None
+        elif isinstance(targets, int):
+            ids = [targets]
+        else:
+            ids = self._engine_ids(targets) if isinstance(targets, slice) else list(targets)
+        names = self.cluster.sets_of(self, ids)
+        for name in names:
+            self.cluster.restart_engines_sync(name, same_ids)
+        if block:
+            self.cluster.wait_for_sets_sync(self, names)
 
     # ------------------------------------------------------------ questions
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import argv, mpi
 from mpiparallel.launch.processes import Process
+from mpiparallel.launch.sweeping import sweep
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ class Launched:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.ended = threading.Event()  # set after `report_end` has seen to it
+        self.lost = ""  # why it ended, if somebody who knows has said so
 
     @property
     def running(self) -> bool:
@@ -64,27 +64,30 @@ class Launched:
         """``"running"``, ``"stopped"``, or ``"failed"``: it ended with an error, unasked."""
         if self.process.running:
             return "running"
-        return "stopped" if self.process.asked_to_stop or not self.process.exit_code else "failed"
+        unwanted = self.process.exit_code or self.lost
+        return "failed" if unwanted and not self.process.asked_to_stop else "stopped"
 
     def get_output(self, lines: int = 100) -> str:
         """Return the last lines of its log."""
         return self.process.tail(lines)
 
+    def end(self) -> str:
+        """Return how it ended, in one line."""
+        return f"{self.what} {self.process.describe_end()}" + (f": {self.lost}" if self.lost else "")
+
     def failure(self) -> LaunchError:
         """Return an error that says how it ended and what it said last."""
         said = self.process.tail().strip()
-        return LaunchError(
-            f"{self.what} {self.process.describe_end()}. "
-            + (f"It said:\n{said}" if said else "It said nothing.")
-        )
+        return LaunchError(f"{self.end()}. " + (f"It said:\n{said}" if said else "It said nothing."))
 
-    def report_end(self, logger: logging.Logger) -> None:
-        """Log a warning when it ends and nobody had asked it to, whenever that is."""
+    def report_end(self, logger: logging.Logger, then: Callable[[], None] = lambda: None) -> None:
+        """Log a warning when it ends and nobody had asked it to, whenever that is; call `then` afterwards."""
 
         def report() -> None:
             if self.state == "failed":
                 logger.warning("%s", self.failure())
             self.ended.set()
+            then()
 
         self.process.watch(report)
 
@@ -135,12 +138,18 @@ class EngineSet(Launched):
     def stop(self, grace: float = WORLD_GRACE) -> None:
         """End all its engines, by way of mpiexec."""
         self.process.stop(grace)
-        sweep(self.pid)
+        sweep(self.pid, self.process.created)
+
+    def clear_away(self) -> None:
+        """End what is left of a set whose mpiexec has ended by itself, and let go of its log."""
+        self.process.finish()
+        sweep(self.pid, self.process.created)
+        self.process.close()
 
     def kill(self) -> None:
         """End all its engines at once."""
         self.process.kill()
-        sweep(self.pid)
+        sweep(self.pid, self.process.created)
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.process.to_dict(), "n": self.n, "first": self.first}
@@ -268,10 +277,3 @@ def _runner(script: Path) -> list[str]:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def sweep(pid: int) -> None:
-    """Remove what a killed mpiexec of Open MPI with this pid has left in the temporary folder."""
-    left = Path(tempfile.gettempdir()) / f"ompi.{pid}"
-    if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.geteuid():
-        shutil.rmtree(left, ignore_errors=True)

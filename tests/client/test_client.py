@@ -262,6 +262,8 @@ def test_shutdown(fake, client):
     assert client.ids == [0, 3]
     with pytest.raises(RuntimeError, match="needs the Cluster"):
         client.shutdown(restart=True)
+    with pytest.raises(RuntimeError, match="needs the Cluster"):
+        client.restart_engines()
     client.shutdown(hub=True)
     with pytest.raises(RuntimeError, match=r"shut down|closed"):
         client.queue_status()
