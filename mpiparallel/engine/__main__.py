@@ -20,6 +20,7 @@ from mpiparallel.error import ConnectionFileError, ConnectionRefused
 
 if TYPE_CHECKING:
     from mpiparallel.engine.courier import Courier
+    from mpiparallel.engine.guard import Guard
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
@@ -67,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mpiparallel.engine.world import join_world
 
     world = join_world()
+    guard = None
+    if not options.raw_mpi:
+        from mpi4py import MPI
+
+        from mpiparallel.engine.guard import install
+
+        guard = install(MPI.COMM_WORLD)
     from mpiparallel.engine.bridge import Line
     from mpiparallel.engine.courier import Courier
 
@@ -96,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     assert courier is not None
 
-    _serve(courier, engines[world.rank], config)
+    _serve(courier, engines[world.rank], config, guard)
     return 0
 
 
-def _serve(courier: Courier, engine_id: int, config: Config) -> None:
+def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None) -> None:
     """Be an engine until the world ends. An error that is not user code's ends the process, with reason."""
-    from mpiparallel.engine import datapub
+    from mpiparallel.engine import datapub, evidence
     from mpiparallel.engine.executor import Executor
     from mpiparallel.engine.output import OutputCapture
     from mpiparallel.engine.watcher import Watcher
@@ -114,9 +122,11 @@ def _serve(courier: Courier, engine_id: int, config: Config) -> None:
     datapub.output = output
     faulthandler.enable(file=output.log)
     rank = courier.world.rank
-    guard = None
     executor = Executor(engine_id, rank, output, courier.post, guard)
     courier.equip(executor, output, Watcher(rank, engine_id, executor, guard, courier.post))
+    evidence.install(rank, output.log)
+    if guard is not None:
+        guard.disregard(courier)
     courier.start()
     try:
         courier.serve()

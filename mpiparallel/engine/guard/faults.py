@@ -56,8 +56,7 @@ def broke_off(
     if isinstance(error, MPI.Exception):
         if error.Get_error_class() in _PROCESS_FAILED:
             _process_failed(error, state, call, request, held)
-        if request is not None:
-            state.opaque = True  # whose message that was is not known
+        # A message that was taken is not counted then, and looks as if it were still to come: that is safe.
         return
     if request is None:
         if raised_by_mpi4py(error):

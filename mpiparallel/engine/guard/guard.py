@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mpi4py import MPI
 from msgspec import structs
@@ -25,6 +27,10 @@ from mpiparallel.wire.waits import Ledger, Wait
 
 # Threads that libraries keep and that never call MPI.
 _HARMLESS_THREADS = {"HistorySavingThread", "TMonitor", "HeartbeatThread"}
+
+RETIRED = 64  # communicators that have been renewed whose ledgers are kept
+
+_retired: OrderedDict[str, Ledger] = OrderedDict()
 
 
 class Guard:
@@ -58,6 +64,8 @@ class Guard:
     def ledgers(self, ids: Iterable[str]) -> dict[str, Ledger]:
         """Return what this rank has done on those of the communicators that it has."""
         found = {id: state.ledger() for id in ids if (state := registry.states.get(id)) is not None}
+        # Others may still wait on what has been renewed here.
+        found.update((id, _retired[id]) for id in ids if id in _retired and id not in found)
         if self._others_may_call():
             found = {id: structs.replace(ledger, opaque=True) for id, ledger in found.items()}
         return found
@@ -121,7 +129,7 @@ class Guard:
         fresh
             What it is to be called from now on, if not as before.
         """
-        state = registry.states.get(id)
+        state = registry.states.get(id) or _by_base(id)
         if state is None:
             return  # user code has dropped it
         if state.rebuild is not None:
@@ -135,6 +143,9 @@ class Guard:
 
 
 def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
+    _retired[state.id] = state.ledger()
+    if len(_retired) > RETIRED:
+        _retired.popitem(last=False)
     if registry.states.get(state.id) is state:
         del registry.states[state.id]
     if state in faults.newly_broken:
@@ -144,6 +155,12 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
     state.broken = None
     state.forget()
     registry.states[fresh] = state
+
+
+def _by_base(id: str) -> CommState | None:
+    """Return the state of a communicator of which only another generation is known by that id."""
+    base = id.partition("~")[0]
+    return next((state for state in list(registry.states.values()) if state.id.partition("~")[0] == base), None)
 
 
 def _members_and_name(id: str) -> tuple[Sequence[int], str] | None:
