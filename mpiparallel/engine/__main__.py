@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpiparallel import connection_file
+from mpiparallel import connection_file, peek
 from mpiparallel.config import Config
 from mpiparallel.connection_file import NAMES
 from mpiparallel.error import ConnectionFileError, ConnectionRefused
@@ -121,6 +121,7 @@ def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None
     output.install()
     datapub.output = output
     faulthandler.enable(file=output.log)
+    peek.offer()
     rank = courier.world.rank
     executor = Executor(engine_id, rank, output, courier.post, guard)
     courier.equip(executor, output, Watcher(rank, engine_id, executor, guard, courier.post))

@@ -221,7 +221,7 @@ class Courier(threading.Thread):
             Consumed: lambda m: self.output.credit(m.header.size),
             Supply: lambda m: functions.supply(m.header.function, m.payload),
             Abort: lambda m: executor.abort(request=m.header.request),
-            Stop: self._stop,
+            Stop: self._take_stop,
             Signal: lambda m: watcher.signal(m.header),
             Where: lambda m: watcher.where(m.header.query),
             Examine: lambda m: watcher.examine(m.header),
@@ -229,7 +229,7 @@ class Courier(threading.Thread):
             Renew: lambda m: watcher.renew(m.header, self.mail.take_comm),
         }
 
-    def _stop(self, message: Message) -> None:
+    def _take_stop(self, message: Message) -> None:
         header = message.header
         assert isinstance(header, Stop)
         if header.controller and not header.engines:
