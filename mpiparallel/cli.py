@@ -18,6 +18,7 @@ examples:
   mpiparallel start -n 4 --daemonize      ... in the background, until `mpiparallel stop`
   mpiparallel engines -n 2                two more engines for it, as a second MPI world
   mpiparallel list                        the clusters that run
+  mpiparallel where                       what its engines are doing, and who waits for whom
   mpiparallel run -n 4 script.py          a cluster for one script, gone with it
 
 exit codes:
@@ -51,6 +52,7 @@ def make_argument_parser() -> argparse.ArgumentParser:
     status = subcommands.add_parser("status", help="show one cluster's controller and engines")
     _add_names(status)
     status.add_argument("--json", action="store_true", help="as JSON, for programs")
+    _add_where(subcommands)
     engines = subcommands.add_parser(
         "engines", help="add engines to a running cluster, as one more MPI world"
     )
@@ -70,6 +72,29 @@ def _add_start(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--ip", default="", help="address to listen on; 0.0.0.0 for clients and engines on other machines"
     )
     start.add_argument("--log-level", default="INFO", help="how much the controller logs (%(default)s)")
+    start.add_argument(
+        "--restart",
+        choices=["same", "fresh"],
+        help="start engines that ended unasked again, with the same ids or fresh ones; not with --daemonize",
+    )
+
+
+def _add_where(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    where = subcommands.add_parser(
+        "where",
+        help="show what engines are doing",
+        description="Show for every engine of a running cluster what it is doing: idle, running which line, "
+        "blocked in which MPI call and with whom. It does not disturb what runs.",
+    )
+    _add_names(where)
+    where.add_argument(
+        "targets", nargs="*", type=_count, metavar="ENGINE", help="only these engines, by id (all)"
+    )
+    form = where.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, for programs")
+    form.add_argument(
+        "--watch", type=_seconds, metavar="S", help="show it again every S seconds, until Ctrl-C"
+    )
 
 
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,6 +142,20 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="ARG",
         help="an argument for mpiexec; repeat for more",
     )
+    parser.add_argument(
+        "--engine-args",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an argument for each engine, as in --engine-args=--raw-mpi; repeat for more",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above zero")
+    return value
 
 
 def _count(text: str) -> int:
@@ -131,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in _PASSED_ON:
         return _pass_on(words[0], words[1:])
-    options = make_argument_parser().parse_args(words)
+    parser = make_argument_parser()
+    options = parser.parse_args(words)
+    if options.command == "start" and options.restart and options.daemonize:
+        parser.error("--restart needs this command to stay, so that it cannot be used with --daemonize")
     from mpiparallel import commands
 
     return commands.execute(options)

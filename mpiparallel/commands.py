@@ -39,6 +39,7 @@ def execute(options: argparse.Namespace) -> int:
         "stop": stop,
         "list": list_clusters,
         "status": status,
+        "where": where,
         "engines": engines,
         "run": run,
     }[options.command]
@@ -62,7 +63,9 @@ def start(options: argparse.Namespace, config: Config) -> int:
         controller_ip=options.ip,
         log_level=options.log_level,
         mpi_args=options.mpi_args,
+        engine_args=options.engine_args,
         engine_timeout=options.engine_timeout,
+        restart=options.restart or False,
         shutdown_atexit=not options.daemonize,
         config=config,
     )
@@ -89,7 +92,8 @@ def engines(options: argparse.Namespace, config: Config) -> int:
     cluster = _running(options, config)
     if cluster is None:
         return NO_CLUSTER
-    cluster.mpi_args, cluster.engine_timeout = options.mpi_args, options.engine_timeout
+    cluster.mpi_args, cluster.engine_args = options.mpi_args, options.engine_args
+    cluster.engine_timeout = options.engine_timeout
     with _signals_interrupt(), cluster.connect_client_sync() as client:
         before = len(client.ids)
         name = cluster.start_engines_sync(options.n)
@@ -194,6 +198,30 @@ def status(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def where(options: argparse.Namespace, config: Config) -> int:
+    """Show what the engines of one cluster are doing, once or again and again."""
+    from mpiparallel import connection_file
+    from mpiparallel.client.client import Client
+
+    folder = _folder(options, config)
+    path = folder / connection_file.NAMES["client"]
+    if not path.exists():
+        return _fail(f"no cluster runs in {folder}; start one by: {_command('start', options)}", NO_CLUSTER)
+    with Client(str(path)) as client:
+        try:
+            targets = options.targets or None
+            while options.watch:
+                # The terminal's codes for: go to the upper left corner, clear from there on.
+                clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
+                _say(f"{clear}{time.strftime('%H:%M:%S')}\n{client.where(targets)}\n")
+                time.sleep(options.watch)
+            found = client.where(targets)
+        except IndexError as error:
+            return _fail(error, FAILED)
+    _say(json.dumps(found.to_builtins(), indent=2) if options.json else str(found))
+    return 0
+
+
 def run(options: argparse.Namespace, config: Config) -> int:
     """Run a script with a cluster of its own, in this very process: so it cannot outlive the script."""
     from mpiparallel.runscript import run_script
@@ -205,6 +233,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         profile=config.profile,
         cluster_id=f"run-{os.getpid()}-{secrets.token_hex(2)}",
         mpi_args=options.mpi_args,
+        engine_args=options.engine_args,
         engine_timeout=options.engine_timeout,
         config=config,
     )

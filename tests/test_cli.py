@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
+from client.fake import FakeController
 from helpers import processes_of, wait_until
 
+from mpiparallel import connection_file
 from mpiparallel.cli import make_argument_parser
+from mpiparallel.wire.waits import Frame, Part, Place, Wait
 
 COMMAND = [sys.executable, "-m", "mpiparallel.cli"]
 
@@ -98,7 +102,7 @@ def test_wrong_usage(run: Run, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["start", "stop", "list", "status", "engines", "run", "controller", "engine"]
+    "command", ["start", "stop", "list", "status", "where", "engines", "run", "controller", "engine"]
 )
 def test_help(run: Run, command: str) -> None:
     done = run(command, "--help")
@@ -110,6 +114,17 @@ def test_help_shows_examples_and_exit_codes(run: Run) -> None:
     done = run("--help")
     assert "mpiparallel run -n 4 script.py" in done.stdout
     assert "10 runs already" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--watch", "0"], ["--watch", "1", "--json"], ["-1"], ["x"]])
+def test_wrong_usage_of_where(run: Run, words: list[str]) -> None:
+    assert run("where", *words).returncode == 2
+
+
+def test_restart_in_the_background(run: Run) -> None:
+    done = run("start", "-n", 2, "--restart", "same", "--daemonize")
+    assert done.returncode == 2
+    assert "--restart needs this command to stay" in done.stderr
 
 
 # ---------------------------------------------------------------- start, list, status, stop
@@ -152,6 +167,43 @@ def test_in_the_background(run: Run) -> None:
     )
     assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 0
     assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 11
+
+
+@pytest.fixture
+def fake(state: Path) -> Iterator[FakeController]:
+    """A controller with four engines, as the default cluster."""
+    with tempfile.TemporaryDirectory(prefix="mpip") as folder:  # a socket's path has to be short
+        controller = FakeController(Path(folder))
+        path = state / "default/cluster/client.json"
+        connection_file.write(path, controller.info)
+        yield controller
+        controller.close()
+        path.unlink()
+
+
+def test_where(run: Run, fake: FakeController) -> None:
+    line = Frame("cell", 5, "<module>", "comm.barrier()")
+    wait = Wait(1, "Barrier", 3.0, [Part("collective", "world", "Barrier", 0)], False, {"world": [0, 1, 2, 3]})
+    fake.places = {number: Place(number, "blocked", "r", "c", 3.0, 0, [line], wait) for number in (0, 1, 3)}
+    assert run("where").stdout.splitlines() == [
+        "engines 0-1, 3  blocked 3.0 s in Barrier (with engine 2)  cell line 5: comm.barrier()",
+        "engine 2        idle",
+    ]
+    assert run("where", 2).stdout == "engine 2  idle\n"
+    rows = json.loads(run("where", "--json").stdout)
+    assert [row["state"] for row in rows] == ["blocked", "blocked", "idle", "blocked"]
+    assert rows[0]["wait"]["call"] == "Barrier" and rows[0]["waits_for"] == [2]
+    wrong = run("where", 9)
+    assert wrong.returncode == 1 and "No such engine: 9" in wrong.stderr
+
+
+def test_where_again_and_again(start: Start, fake: FakeController) -> None:
+    process = start("where", "--watch", "0.05")
+    for _ in range(3):
+        read_until(process, "engines 0-3  idle")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
 
 
 def test_stop_all(run: Run) -> None:
@@ -203,7 +255,7 @@ def test_a_controller_by_itself(run: Run, start: Start, state: Path) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("words", [["status"], ["engines", "-n", "1"]])
+@pytest.mark.parametrize("words", [["status"], ["where"], ["engines", "-n", "1"]])
 def test_no_such_cluster(run: Run, words: list[str]) -> None:
     done = run(*words, "--profile", "p")
     assert done.returncode == 12
