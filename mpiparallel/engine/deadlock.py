@@ -61,7 +61,7 @@ __all__ = [
     "suspects",
 ]
 
-EAGER = 1 << 20  # bytes; MPI libraries send what is smaller without waiting for the receiver, some of them
+EAGER = 1 << 16  # bytes; what is smaller, MPI libraries may send without waiting for the receiver
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ FORGOTTEN = "?"  # the signature of a collective too long ago to be in a ledger
 FROM_ALL = frozenset((
     "barrier", "allgather", "allgatherv", "allreduce", "alltoall", "alltoallv", "alltoallw",
     "reduce_scatter", "reduce_scatter_block", "dup", "dup_with_info", "split", "split_type", "create",
-    "create_cart", "create_graph", "create_dist_graph", "create_dist_graph_adjacent",
+    "create_cart", "create_graph", "create_dist_graph", "create_dist_graph_adjacent", "create_intercomm",
+    "clone", "sub", "disconnect", "spawn", "spawn_multiple", "accept", "connect",
+    "win.create", "win.allocate", "win.allocate_shared", "win.create_dynamic", "file.open",
 ))  # fmt: skip
 TO_ROOT = frozenset(("gather", "gatherv", "reduce"))
 FROM_ROOT = frozenset(("bcast", "scatter", "scatterv"))

@@ -78,24 +78,19 @@ def _doing(situation: Situation, rank: int, state: RankState, coarse: bool) -> s
 
 def _call(wait: Wait, coarse: bool) -> str:
     """Return a wait as text; a coarse one leaves out the peers, in which ranks of one program differ."""
-    if not wait.parts:
-        return wait.call
-    parts = list(dict.fromkeys(_part(part, wait, coarse) for part in wait.parts))
+    first = wait.parts[0] if wait.parts else None
+    if first is not None and first.kind == "collective" and first.signature.startswith(wait.call):
+        return _part(first, wait, coarse)[len("for ") :]  # which begins with the name of the call
+    parts = list(dict.fromkeys(_part(part, wait, coarse) for part in wait.parts if part.kind != "other"))
     if len(parts) > _PARTS:
         parts[_PARTS:] = [f"{len(parts) - _PARTS} more"]
-    first = wait.parts[0]
-    if len(wait.parts) == 1 and first.kind == "collective" and first.signature.startswith(wait.call):
-        return parts[0]  # which begins with the name of the call
-    of = "" if len(wait.parts) == 1 and first.kind != "collective" else "of "
-    return f"{wait.call} {of}{(' or ' if wait.any else ' and ').join(parts)}"
+    return " ".join([wait.call, (" or " if wait.any else " and ").join(parts)]).strip()
 
 
 def _part(part: Part, wait: Wait, coarse: bool) -> str:
-    if part.kind == "other":
-        return "something else"
     on = f" on {wait.names.get(part.comm, part.comm)}" if part.comm else ""
     if part.kind == "collective":
-        return f"{part.signature}{on} (its {ordinal(part.index + 1)} collective)"
+        return f"for {part.signature}{on} (its {ordinal(part.index + 1)} collective)"
     direction = "from" if part.kind == "receive" else "to"
     if coarse:
         return f"{direction} some rank{on}"

@@ -10,86 +10,14 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
 
 from mpiparallel.engine.deadlock import EAGER, RankState, RequestState, Situation
-from mpiparallel.wire.waits import Ledger, Part, Wait
+from mpiparallel.wire.waits import Ledger, Wait
 
-SMALL, LARGE = 8, 2 * EAGER
-SYNC = -1  # as a size: a synchronous send
+from .mpi_ops import Op, Rank, Request, alike, same_way, takes
+
 REMEMBERED = 3  # signatures in a ledger
 FOR_ALL = ("barrier", "all", "reduce_scatter", "Barrier", "All", "Dup")
-
-
-@dataclass(frozen=True)
-class Op:
-    """One call of a program.
-
-    send, recv, probe, precv (of what was probed), sendrecv (`source` and `rtag` are the receiving side's), coll,
-    compute, raise; with a `slot` a send, recv or coll is non-blocking. wait and waitany are for `slots`.
-    """
-
-    kind: str
-    comm: str = "w"
-    peer: int = -1
-    tag: int = -1
-    size: int = SMALL
-    source: int = -1
-    rtag: int = -1
-    call: str = ""
-    slot: str = ""
-    slots: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        said = [
-            f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default
-        ]
-        return f"Op({', '.join(said)})"
-
-
-@dataclass
-class Request:
-    """A send (`state`: 0 on its way, 1 arrived, 2 matched), a receive, a probe or a collective."""
-
-    kind: str
-    rank: int
-    comm: str
-    peer: int = -1
-    tag: int = -1
-    size: int = SMALL
-    call: str = ""
-    index: int = -1
-    state: int = 0
-    nth: int = -1  # of a send: how many of its tag there were before, if that is told
-    match: int = -1  # of a receive or a probe: the send
-    done: bool = False  # MPI could say so
-    seen: bool = False  # the rank knows
-
-    def part(self) -> Part:
-        if self.kind == "coll":
-            return Part("collective", self.comm, self.call, self.index, self.size)
-        if self.kind == "send":
-            return Part("send", self.comm, "", self.nth, self.size, self.peer, self.tag)
-        return Part("receive", self.comm, peer=self.peer, tag=self.tag)
-
-
-@dataclass
-class Rank:
-    cells: list[tuple[str, list[Op]]]  # tasks: the request's name, and what is done
-    cell: int = 0
-    pc: int = 0
-    begun: bool = False  # whether the task of `cell` runs
-    waits: list[int] | None = None
-    any: bool = False
-    number: int = 0
-    slots: dict[str, int] = field(default_factory=dict)
-    probed: int = -1
-
-    @property
-    def over(self) -> bool:
-        return self.cell >= len(self.cells)
-
-
 Move = tuple[str, int]
 
 
@@ -208,7 +136,7 @@ class Model:
             return False
         members = self.comms[request.comm]
         there = self.came[request.comm, request.index]
-        came = {s for s, (call, size) in there.items() if call == request.call and _alike(size, request.size)}
+        came = {s for s, (call, size) in there.items() if call == request.call and alike(size, request.size)}
         name, _, root_text = request.call.rstrip(")").partition("(root=")
         root = members[int(root_text)] if root_text else -1
         others = set(members) - {request.rank}
@@ -241,7 +169,7 @@ class Model:
                 request.size,
             )
         elif request.kind == "send" and self.told:
-            request.nth = sum(1 for other in self.requests[:i] if _same_way(request, other))
+            request.nth = sum(1 for other in self.requests[:i] if same_way(request, other))
         elif request.kind in ("recv", "probe"):
             for j in self._arrived(request):
                 self._match(i, j)
@@ -251,7 +179,7 @@ class Model:
     def _arrived(self, receive: Request) -> Iterable[int]:
         for j in self.order:
             send = self.requests[j]
-            if send.state == 1 and _takes(receive, send):
+            if send.state == 1 and takes(receive, send):
                 yield j
 
     @property
@@ -265,7 +193,7 @@ class Model:
         send.state, send.index = 1, sum(1 for r in self.requests if r.kind == "send" and r.state > 0)
         for j in list(self.open):
             receive = self.requests[j]
-            if receive.kind in ("recv", "probe") and receive.match < 0 and _takes(receive, send):
+            if receive.kind in ("recv", "probe") and receive.match < 0 and takes(receive, send):
                 self._match(j, i)
                 if receive.kind == "recv":
                     break
@@ -413,25 +341,6 @@ class Model:
 
     def blocked(self) -> set[int]:
         return {number for number, rank in enumerate(self.ranks) if rank.waits is not None}
-
-
-def _alike(one: int, other: int) -> bool:
-    return one < 0 or other < 0 or one == other
-
-
-def _same_way(one: Request, other: Request) -> bool:
-    return other.kind == "send" and all(
-        getattr(one, name) == getattr(other, name) for name in ("rank", "comm", "peer", "tag")
-    )
-
-
-def _takes(receive: Request, send: Request) -> bool:
-    return (
-        receive.comm == send.comm
-        and receive.rank == send.peer
-        and receive.peer in (-1, send.rank)
-        and receive.tag in (-1, send.tag)
-    )
 
 
 def goes_on(model: Model, stuck: Iterable[int], states: int = 2000) -> int | None:

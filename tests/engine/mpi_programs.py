@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
-from .mpi_model import LARGE, SMALL, SYNC, Op
+from .mpi_ops import LARGE, SMALL, SYNC, Op
 
 Programs = dict[int, list[tuple[str, list[Op]]]]
 ROOTED = ("Bcast", "bcast", "Reduce", "Gather", "gather", "Scatter", "Scatterv")
@@ -48,7 +49,7 @@ class Writer:
         for rank, ops in self.ops.items():
             cuts = sorted(self.rng.randint(0, len(ops)) for _ in range(0 if how == "one" else 2))
             edges = [0, *cuts, len(ops)]
-            pieces = zip(edges, edges[1:], strict=False)
+            pieces = pairwise(edges)
             programs[rank] = [(f"q{i}", ops[begin:end]) for i, (begin, end) in enumerate(pieces)]
         return programs
 

@@ -6,10 +6,11 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .mpi_model import Model, goes_on
-from .mpi_programs import Programs, Writer, change
 
 from mpiparallel.engine.deadlock import Situation, Verdict, analyse, doomed, suspects
+
+from .mpi_model import Model, goes_on
+from .mpi_programs import Programs, Writer, change
 
 seeds = st.integers(0, 1 << 32)
 many = settings(max_examples=int(__import__("os").environ.get("EX", "500")), deadline=None)
@@ -112,7 +113,7 @@ def test_ranks_may_be_asked_one_after_the_other(seed: int) -> None:
 @many
 @given(seeds)
 def test_a_standstill_is_found_whole_and_ended(seed: int) -> None:
-    """Without non-blocking calls, and with collectives that need no more than their data: all of it is found."""
+    """Without non-blocking calls, and with collectives that need only their data, all of it is found."""
     rng = random.Random(seed)
     writer, programs = write(rng, nonblocking=False, tasks=("one",))
     for _ in range(rng.randint(1, 2)):
