@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges"}
+BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek"}
 CLUSTER = {
     "cluster", "cluster_async", "cluster_engines", "cluster_file", "cluster_manager", "cluster_record",
     "cluster_restart",
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "mpiparallel": set(),  # its names are loaded lazily
     "error": {"ranges"},
     "ranges": set(),
+    "peek": set(),
     "config": BASE,
     "connection_file": BASE,
     "resources": BASE,
