@@ -37,6 +37,10 @@ class Driver:
     def lose(self, peer: Peer, reason: str = "cable cut") -> None:
         self._deliver(self.hub.lost(peer, reason, self.now))
 
+    def die(self, world: str, engines: list[int], reason: str = "killed") -> None:
+        """Let processes of a world end, as the server sees it."""
+        self._deliver(self.hub.engines_lost(world, engines, reason, self.now))
+
     def tick(self, seconds: float) -> None:
         self.now += seconds
         self._deliver(self.hub.tick(self.now))
@@ -53,9 +57,9 @@ class Driver:
         self.inbox.pop(peer)
         return peer
 
-    def world(self, size: int = 1, name: str = "w", peer: Peer = None) -> Peer:
+    def world(self, size: int = 1, name: str = "w", peer: Peer = None, **fields: Any) -> Peer:
         peer = peer or name
-        self.say(peer, HelloWorld("v", name, ["h"] * size, list(range(size))))
+        self.say(peer, HelloWorld("v", name, ["h"] * size, list(range(size)), **fields))
         assert isinstance(self.inbox[peer][-1].header, WelcomeWorld), self.inbox[peer]
         self.inbox.clear()
         return peer
@@ -72,5 +76,8 @@ class Driver:
     def assert_forgotten(self) -> None:
         """Nothing is kept once everybody is gone, except the bounded record."""
         state = self.hub.state
-        for table in (state.peers, state.clients, state.worlds, state.engines, state.requests, state.out):
+        for table in (
+            state.peers, state.clients, state.worlds, state.adrift, state.engines, state.requests,
+            state.asked, state.out,
+        ):  # fmt: skip
             assert not table

@@ -1,7 +1,8 @@
 """Random orders of messages from many clients and worlds, with losses, duplicates and lies.
 
 Held throughout: no target of a request is answered or run twice; output credit is neither lost nor made;
-whoever asked for a function hears of it. In the end: every target has been answered, and nothing is left.
+whoever asked for a function hears of it; questions are answered once. In the end: every target and question
+has been answered, and nothing is left. Some worlds survive the death of ranks, that of the bridge too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,7 +20,9 @@ from mpiparallel.controller.lives import TaskState
 from mpiparallel.controller.state import Send
 from mpiparallel.wire.messages import (
     Abort,
+    Answer,
     Consumed,
+    EnginesLost,
     Goodbye,
     Heartbeat,
     Hello,
@@ -33,7 +37,10 @@ from mpiparallel.wire.messages import (
     Submit,
     Supply,
     WelcomeWorld,
+    Where,
+    Whereabouts,
 )
+from mpiparallel.wire.waits import Place
 
 numbers = st.integers(0, 1 << 16)
 functions = st.sampled_from([b"f", b"g"])
@@ -58,6 +65,14 @@ class ManyPeers(RuleBasedStateMachine):
         self.credited: Counter[int] = Counter()
         self.questions: set[tuple[str, int, bytes]] = set()  # put to the connection that is there now
         self.lacking: set[tuple[str, int, bytes]] = set()  # client, engine, function: not heard of yet
+        self.route: dict[tuple[str, int], str] = {}  # over which connection a task was sent
+        self.survivors: set[str] = set()
+        self.dead: dict[str, set[int]] = {}  # ranks that have died, by world
+        self.adrift: set[str] = set()
+        self.queries: dict[tuple[str, int], list[int]] = {}  # what clients have asked
+        self.missing: dict[tuple[str, int], set[int]] = {}  # engines that were not there when asked about
+        self.replied: Counter[tuple[str, int]] = Counter()
+        self.tickets: list[tuple[str, int, list[int]]] = []  # of worlds that have not answered
 
     # ------------------------------------------------------------ plumbing
 
@@ -87,12 +102,21 @@ class ManyPeers(RuleBasedStateMachine):
         if isinstance(header, Result):
             assert self.asked[header.request, header.engine] == name
             self.answered[header.request, header.engine] += 1
+        if isinstance(header, Answer) and (name, header.query) in self.queries:
+            self.replied[name, header.query] += 1
+            places = msgspec.convert(header.value, list[Place])
+            assert [place.engine for place in places] == self.queries[name, header.query]
+            gone = {place.engine for place in places if place.state == "gone"}
+            absent = {place.engine for place in places} - self.hub.state.engines.keys()
+            assert absent <= gone <= absent | self.missing[name, header.query]
 
     def to_world(self, name: str, header: Any, payload: Any) -> None:
         if isinstance(header, WelcomeWorld):
             assert len(header.engines) == self.sizes[name]
             for engine in header.engines:
                 assert self.engines.setdefault(engine, name) == name
+        if isinstance(header, Where):
+            self.tickets.append((name, header.query, header.engines))
         if isinstance(header, Submit):
             common, rest = list(payload[: header.common]), list(payload[header.common :])
             assert common == [b"common"]
@@ -100,6 +124,7 @@ class ManyPeers(RuleBasedStateMachine):
             for engine in header.engines:
                 assert self.engines[engine] == name
                 self.ran[header.request, engine] += 1
+                self.route[header.request, engine] = self.worlds[name]
         if isinstance(header, Consumed):
             self.credited[header.engine] += header.size
         if isinstance(header, Supply):
@@ -121,12 +146,15 @@ class ManyPeers(RuleBasedStateMachine):
         self.clients[name] = name
         self.say(name, Hello("v", name, "h", 1))
 
-    @rule(size=st.integers(1, 3))
-    def join_world(self, size: int) -> None:
+    @rule(size=st.integers(1, 3), survives=st.booleans())
+    def join_world(self, size: int, survives: bool = False) -> None:
         name = self.new("w")
         self.worlds[name] = name
         self.sizes[name] = size
-        self.say(name, HelloWorld("v", name, ["h"] * size, [1] * size))
+        self.dead[name] = set()
+        if survives:
+            self.survivors.add(name)
+        self.say(name, HelloWorld("v", name, ["h"] * size, [1] * size, survives=survives))
 
     @precondition(lambda self: self.clients)
     @rule(number=numbers)
@@ -141,10 +169,63 @@ class ManyPeers(RuleBasedStateMachine):
     def world_comes_back(self, number: int) -> None:
         name = self.pick(self.worlds, number)
         self.worlds[name] = self.new("again")
-        size = self.sizes[name]
-        self.say(self.worlds[name], HelloWorld("v", name, ["h"] * size, [1] * size))
+        self.hello_again(name, None)
+
+    def hello_again(self, name: str, held: list[list[str]] | None) -> None:
+        size, lost, peer = self.sizes[name], sorted(self.dead[name]), self.worlds[name]
+        survives = name in self.survivors
+        fields = {"survives": survives, "lost": lost if survives else [], "held": held}
+        self.say(peer, HelloWorld("v", name, ["h"] * size, [1] * size, **fields))  # type: ignore[arg-type]
         # What was on its way on the old connection is lost, so that nothing may wait for it.
-        assert not any(engine.open for engine in self.hub.state.worlds[name].engines.values())
+        world = self.hub.state.worlds[name]
+        for number, engine in world.engines.items():
+            kept = held[number - world.first] if held is not None else []
+            assert all(self.route[request, number] == peer or request in kept for request in engine.open)
+
+    @precondition(lambda self: self.adrift)
+    @rule(number=numbers, data=st.data(), same=st.booleans())
+    def a_bridge_comes(self, number: int, data: st.DataObject, same: bool) -> None:
+        name = sorted(self.adrift)[number % len(self.adrift)]
+        self.adrift.discard(name)
+        self.worlds[name] = self.new("bridge")
+        if same:
+            self.hello_again(name, None)
+            return
+        world = self.hub.state.worlds[name]
+        held = []
+        for engine in world.numbers:
+            tasks = [request for request, target in self.ran if target == engine]
+            held.append(data.draw(st.lists(st.sampled_from(tasks), max_size=4)) if tasks else [])
+            # All that was on its way is lost, and engines begin anew.
+            self.produced[engine] = self.credited[engine] = 0
+            self.lacking = {one for one in self.lacking if one[1] != engine}
+        self.hello_again(name, held)
+
+    @precondition(lambda self: self.survivors & self.worlds.keys())
+    @rule(number=numbers, rank=st.integers(0, 2), told=st.booleans(), copies=st.integers(1, 2))
+    def rank_dies(self, number: int, rank: int, told: bool, copies: int) -> None:
+        names = sorted(self.survivors & self.worlds.keys())
+        name = names[number % len(names)]
+        world = self.hub.state.worlds[name]
+        self.dead[name].add(rank % self.sizes[name])
+        engine = world.first + rank % self.sizes[name]
+        for _ in range(copies):
+            if told and name in self.worlds:
+                self.say(self.worlds[name], EnginesLost([engine], "died"))
+            else:
+                self.take(self.hub.engines_lost(name, [engine], "died", self.now))
+            self.sync()
+        assert engine not in self.hub.state.engines
+
+    def sync(self) -> None:
+        """Note which worlds are adrift or gone."""
+        worlds = self.hub.state.worlds
+        for name in [name for name in self.worlds if name not in worlds or worlds[name].peer is None]:
+            del self.worlds[name]
+            if name in worlds:
+                assert name in self.survivors
+                self.adrift.add(name)
+        self.adrift &= worlds.keys()
 
     # ------------------------------------------------------------ work
 
@@ -238,6 +319,25 @@ class ManyPeers(RuleBasedStateMachine):
     def signal(self, number: int, engines: list[int]) -> None:
         self.say(self.clients[self.pick(self.clients, number)], Signal(engines, 2))
 
+    @precondition(lambda self: self.clients)
+    @rule(number=numbers, engines=some_engines)
+    def where(self, number: int, engines: list[int]) -> None:
+        name = self.pick(self.clients, number)
+        self.made += 1
+        self.queries[name, self.made] = engines
+        self.missing[name, self.made] = set(engines) - self.hub.state.engines.keys()
+        self.say(self.clients[name], Where(engines, self.made))
+
+    @precondition(lambda self: self.tickets)
+    @rule(ticket=numbers, left_out=st.integers(0, 1), anybody=st.booleans(), world=numbers)
+    def whereabouts(self, ticket: int, left_out: int, anybody: bool, world: int) -> None:
+        name, query, engines = self.tickets[ticket % len(self.tickets)]
+        if anybody and self.worlds:
+            name = self.pick(self.worlds, world)
+        if name in self.worlds:
+            places = [Place(engine, "idle") for engine in engines[left_out:]]
+            self.say(self.worlds[name], Whereabouts(query, places))
+
     # ------------------------------------------------------------ going
 
     @precondition(lambda self: self.clients)
@@ -256,11 +356,15 @@ class ManyPeers(RuleBasedStateMachine):
         self.leave(self.worlds, self.pick(self.worlds, number), polite)
 
     def leave(self, table: dict[str, str], name: str, polite: bool) -> None:
-        peer = table.pop(name)
+        peer = table[name]
+        if polite or table is self.clients:
+            del table[name]
         if polite:
             self.say(peer, Goodbye())
         else:
             self.take(self.hub.lost(peer, "lost", self.now))
+        self.sync()
+        assert name not in table
 
     @rule(seconds=st.floats(0, 40))
     def time_goes_by(self, seconds: float) -> None:
@@ -268,6 +372,7 @@ class ManyPeers(RuleBasedStateMachine):
         for peer in [*self.clients.values(), *self.worlds.values()]:
             self.say(peer, Heartbeat(echo=True))
         self.take(self.hub.tick(self.now))
+        self.sync()
 
     # ------------------------------------------------------------ what holds
 
@@ -275,6 +380,7 @@ class ManyPeers(RuleBasedStateMachine):
     def nothing_happens_twice(self) -> None:
         assert all(count == 1 for count in self.answered.values())
         assert all(count == 1 for count in self.ran.values())
+        assert all(count == 1 for count in self.replied.values())
 
     @invariant()
     def tables_agree(self) -> None:
@@ -293,6 +399,12 @@ class ManyPeers(RuleBasedStateMachine):
         assert {n: e for world in state.worlds.values() for n, e in world.engines.items()} == state.engines
         assert set(state.peers) == {*self.clients.values(), *self.worlds.values()}
         assert len(state.finished) == sum(len(request.tasks) for request in state.finished)
+        assert set(state.adrift) == self.adrift
+        assert set(state.worlds) == self.adrift | self.worlds.keys()
+        for asked in state.asked.values():
+            assert asked.question.client in self.clients
+            assert asked.world in self.worlds
+            assert self.now < asked.question.deadline + 40
         assert not state.out
 
     @invariant()
@@ -302,28 +414,47 @@ class ManyPeers(RuleBasedStateMachine):
         lacking = set()
         for client in state.clients.values():
             for engine, debt in client.debts.items():
-                assert debt.unconsumed or debt.lacks
+                assert debt.unconsumed or debt.written_off or debt.lacks
                 assert client.name in state.engines[engine].debtors
                 owed[engine] += debt.unconsumed
                 lacking |= {(client.name, engine, function) for function in debt.lacks}
         for number, engine in state.engines.items():
-            assert self.produced[number] == self.credited[number] + owed[number]
+            kept = engine.world.credit[number]  # for the new bridge
+            assert self.produced[number] == self.credited[number] + owed[number] + kept
             assert all(number in state.clients[name].debts for name in engine.debtors)
         # An engine that heard of a function for one client has it for all; the hub may ask the others still.
-        assert {one for one in self.lacking if one[1] in state.engines} <= lacking
+        coming = {
+            (message.header.engine, message.header.function)
+            for world in state.adrift.values()
+            for message in world.waiting
+            if isinstance(message.header, Supply)
+        }
+        unheard = {one for one in self.lacking if one[1] in state.engines and one[1:] not in coming}
+        assert unheard <= lacking
         assert lacking <= self.questions, "a client that could answer was not asked"
         assert sum(self.credited.values()) <= sum(self.produced.values())
 
     def teardown(self) -> None:
         for name in list(self.worlds):
             self.leave(self.worlds, name, polite=False)
+        self.now += 20.0
+        for peer in self.clients.values():
+            self.say(peer, Heartbeat())
+        self.take(self.hub.tick(self.now))
+        self.sync()
+        for (client, query), _ in self.queries.items():
+            if client in self.clients:
+                assert self.replied[client, query] == 1, f"question {query} was not answered"
         for task, client in self.asked.items():
             if client in self.clients:
                 assert self.answered[task] == 1, f"{task} was not answered"
         for name in list(self.clients):
             self.leave(self.clients, name, polite=False)
         state = self.hub.state
-        for table in (state.peers, state.clients, state.worlds, state.engines, state.requests, state.out):
+        for table in (
+            state.peers, state.clients, state.worlds, state.adrift, state.engines, state.requests,
+            state.asked, state.out,
+        ):  # fmt: skip
             assert not table, "something was left behind"
         self.nothing_happens_twice()
 
