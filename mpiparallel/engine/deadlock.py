@@ -11,8 +11,9 @@ stuck. Each edge is looked at once.
 There must be no false alarm. Hence whatever is not known counts as help: a message that may be on its way,
 a communicator that is not counted, a rank that may still be sent work. The ledgers have to keep their side:
 
-- a message counts as sent before it can arrive, and as received not before its receiver knows about it;
-  what a matched probe has taken is a pending receive until ``Mrecv`` has ended;
+- a message counts as sent when its sender is next in a wait, and as received only when its receive is no
+  part of a wait any more: the wait has to be read after the ledger;
+- what a matched probe has taken counts as received, or as a pending receive;
 - a collective counts as begun when its call, or its non-blocking start, is entered;
 - a ledger and the wait of the same rank belong to the same moment; those of different ranks need not, as
   long as each rank of the stuck set was in its wait when its ledger was read: such a rank sends nothing;

@@ -16,7 +16,6 @@ from mpiparallel.wire.waits import Ledger, Wait
 
 from .mpi_ops import Op, Rank, Request, alike, same_way, takes
 
-REMEMBERED = 3  # signatures in a ledger
 FOR_ALL = ("barrier", "all", "reduce_scatter", "Barrier", "All", "Dup")
 Move = tuple[str, int]
 
@@ -36,6 +35,8 @@ class Model:
         Whether parts say which of several sends they are.
     attentive
         Whether a wait for several requests notices each of them as it ends, or only all.
+    remembered
+        How many of the last collectives a ledger has.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Model:
         strict: bool = False,
         told: bool = True,
         attentive: bool = True,
+        remembered: int = 3,
     ) -> None:
         self.programs, self.comms = programs, comms
-        self.strict, self.told, self.attentive = strict, told, attentive
+        self.strict, self.told, self.attentive, self.remembered = strict, told, attentive, remembered
         self.ranks = [Rank(programs[rank]) for rank in sorted(programs)]
         self.requests: list[Request] = []
         self.open: list[int] = []  # requests that are not done, and messages not yet matched
@@ -329,7 +331,7 @@ class Model:
             begun = self.begun.get((comm, number), [])
             found[comm] = Ledger(
                 len(begun),
-                begun[-REMEMBERED:],
+                begun[-self.remembered :],
                 [[peer, tag, n] for (peer, tag), n in sent.items()],
                 [[peer, tag, n] for (peer, tag), n in received.items()],
                 pending,
@@ -343,7 +345,7 @@ class Model:
         return {number for number, rank in enumerate(self.ranks) if rank.waits is not None}
 
 
-def goes_on(model: Model, stuck: Iterable[int], states: int = 2000) -> int | None:
+def goes_on(model: Model, stuck: Iterable[int], states: int = 500) -> int | None:
     """Return a rank of `stuck` that can leave its wait by itself in some continuation; None if none can.
 
     Looks at all continuations of up to `states` states, the rest at random.

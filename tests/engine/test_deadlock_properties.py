@@ -13,7 +13,7 @@ from .mpi_model import Model, goes_on
 from .mpi_programs import Programs, Writer, change
 
 seeds = st.integers(0, 1 << 32)
-many = settings(max_examples=int(__import__("os").environ.get("EX", "500")), deadline=None)
+many = settings(max_examples=500, deadline=None)
 
 
 def write(
@@ -118,7 +118,7 @@ def test_a_standstill_is_found_whole_and_ended(seed: int) -> None:
     writer, programs = write(rng, nonblocking=False, tasks=("one",))
     for _ in range(rng.randint(1, 2)):
         change(rng, programs, writer.comms, sizes=False)
-    model = Model(programs, writer.comms)
+    model = Model(programs, writer.comms, remembered=100)
     rounds = 0
     while True:
         while step(model, rng):
@@ -147,7 +147,7 @@ def test_a_standstill_of_several_requests_is_ended_too(seed: int) -> None:
     writer, programs = write(rng, nonblocking=False, tasks=("several", "own"))
     for _ in range(rng.randint(1, 2)):
         change(rng, programs, writer.comms, sizes=False)
-    model = Model(programs, writer.comms)
+    model = Model(programs, writer.comms, remembered=100)
     while True:
         while step(model, rng):
             pass

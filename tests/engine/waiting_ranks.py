@@ -1,9 +1,9 @@
-"""States of ranks for tests of what is said about waits."""
+"""States of ranks, and what is judged of them."""
 
 from __future__ import annotations
 
-from mpiparallel.engine.deadlock import EAGER, RankState
-from mpiparallel.wire.waits import Part, Wait
+from mpiparallel.engine.deadlock import EAGER, RankState, RequestState, Situation, Verdict, analyse, suspects
+from mpiparallel.wire.waits import Ledger, Part, Wait
 
 RUNNING, IDLE = RankState("running"), RankState("idle")
 LARGE = 2 * EAGER
@@ -28,3 +28,30 @@ def send(peer: int, tag: int = 0, nbytes: int = -1, index: int = -1) -> Part:
 
 def collective(signature: str, index: int = 0, nbytes: int = -1) -> Part:
     return Part("collective", "w", signature, index, nbytes)
+
+
+def judge(
+    *states: RankState,
+    ended: dict[int, str] | None = None,
+    dead: dict[int, str] | None = None,
+    requests: dict[str, RequestState] | None = None,
+    **ledgers: Ledger,
+) -> list[Verdict]:
+    """Return the verdicts on ranks 0, 1, ...; the ledger of rank 2 is given as `rank2`."""
+    ranks = {i: state for i, state in enumerate(states) if i not in (dead or {})}
+    if requests is None:
+        requests = {"q": RequestState(range(len(states)), ended or {})}
+    known = {}
+    for i, state in enumerate(states):
+        parts = state.wait.parts if state.wait else []
+        begun = [part.signature for part in parts if part.kind == "collective"]
+        sent = [[part.peer, part.tag, 1] for part in parts if part.kind == "send"]
+        known[i] = {"w": ledgers.get(f"rank{i}", Ledger(len(begun), begun, sent))}
+    situation = Situation(ranks, requests, dead or {})
+    verdicts = analyse(situation, known)
+    assert {verdict.rank for verdict in verdicts} <= suspects(situation)
+    return verdicts
+
+
+def stuck(*states: RankState, **more: object) -> list[int]:
+    return [verdict.rank for verdict in judge(*states, **more)]  # type: ignore[arg-type]
