@@ -99,6 +99,7 @@ def _status(state: State, _question: Ask) -> dict[str, Any]:
         **state.about,
         "cluster_id": state.cluster_id,
         "worlds": worlds,
+        "lost": dict(state.lost),
         "clients": len(state.clients),
         "open_requests": len(state.requests),
         "counters": dict(state.counters),

@@ -30,6 +30,7 @@ from mpiparallel.wire.waits import Place
 MAX_WAITING = 1000  # messages that wait for the new bridge of a world
 MAX_WAITING_BYTES = 256 << 20
 MAX_GONE = 10_000  # engines remembered with what became of them
+MAX_LOST = 1000  # worlds whose death is remembered
 
 Peer = Hashable  # names one connection; the server makes them
 
@@ -218,6 +219,7 @@ class State:
         self.adrift: dict[str, World] = {}
         self.engines: dict[int, Engine] = {}  # those that are up
         self.gone: OrderedDict[int, str] = OrderedDict()  # what became of engines: the newest that went
+        self.lost: OrderedDict[str, dict[str, Any]] = OrderedDict()  # worlds that died, by engine set
         self.next_engine = 0
         self.requests: dict[str, Request] = {}  # those with an open task
         self.finished = Records(records)
@@ -242,6 +244,14 @@ class State:
         self.gone.move_to_end(engine)
         if len(self.gone) > MAX_GONE:
             self.gone.popitem(last=False)
+
+    def note_lost(self, world: World, reason: str) -> None:
+        """Note that all engines of a world have died, for the `Cluster` that may start them again."""
+        if world.hello.engine_set:
+            self.lost[world.hello.engine_set] = {"first": world.first, "reason": reason}
+            self.lost.move_to_end(world.hello.engine_set)
+            if len(self.lost) > MAX_LOST:
+                self.lost.popitem(last=False)
 
     def tell_clients(self, header: AnyHeader) -> None:
         message = Message(header)

@@ -102,6 +102,7 @@ def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> Worl
         engine.advance(EngineEvent.REGISTERED)
         state.engines[number] = world.engines[number] = engine
         state.gone.pop(number, None)
+    state.lost.pop(hello.engine_set, None)
     state.next_engine = max(state.next_engine, first + size)
     state.worlds[hello.name] = state.peers[sender] = world
     return world
@@ -174,6 +175,8 @@ def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str
     work.remove_engines(state, dead, "died", reason)
     if dead:
         state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in dead], reason=reason))
+        if not world.engines:
+            state.note_lost(world, reason)
     if world.state is WorldState.ADRIFT and not world.engines:
         forget(state, world, reason, WorldEvent.LOST)
     else:
@@ -237,6 +240,8 @@ def forget(state: State, world: World, reason: str, event: WorldEvent) -> None:
     work.remove_engines(state, engines, "left" if event is WorldEvent.LEFT else "died", reason)
     if engines:
         state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in engines], reason=reason))
+        if event is WorldEvent.LOST:
+            state.note_lost(world, reason)
     questions.world_gone(state, world)
 
 

@@ -9,6 +9,7 @@ from mpiparallel.controller.lives import WorldState
 from mpiparallel.controller.worlds import ADRIFT_FOR
 from mpiparallel.wire.messages import (
     Abort,
+    Ask,
     Consumed,
     EnginesChanged,
     EnginesLost,
@@ -358,3 +359,35 @@ class TestIds:
             0: "Engine 0 is gone: it died, left or was stopped",
             4: "Engine 4 is gone: it died: killed",
         }
+
+
+class TestWhatIsSaidOfTheLost:
+    def lost(self, hub: Driver) -> dict:
+        hub.say("a", Ask(1, "status"))
+        return hub.heard("a")[-1].value["lost"]
+
+    @pytest.mark.parametrize("survives", [True, False])
+    def test_a_world_whose_engines_have_died(self, survives: bool) -> None:
+        hub = Driver()
+        hub.world(2, "v", engine_set="before")
+        hub.world(3, "w", engine_set="one", survives=survives)
+        hub.client("a")
+        assert self.lost(hub) == {}
+        hub.die("w", [2], "killed")
+        if survives:
+            assert self.lost(hub) == {}  # as long as one lives
+            hub.die("w", [3, 4], "killed")
+        assert self.lost(hub) == {"one": {"first": 2, "reason": "killed"}}
+        hub.world(3, "again", engine_set="one", first=2)
+        hub.client("a")
+        assert self.lost(hub) == {}
+
+    def test_a_world_that_leaves_or_is_stopped(self) -> None:
+        hub = Driver()
+        for name in ("v", "w"):
+            hub.world(2, name, engine_set=name)
+        hub.client("a")
+        hub.say("v", Goodbye())
+        hub.say("a", Stop([2, 3], query=1))
+        hub.lose("w", "cable cut")
+        assert self.lost(hub) == {}
