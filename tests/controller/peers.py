@@ -147,11 +147,11 @@ class FakeClient(FakePeer):
 
 class FakeWorld(FakePeer):
     def hello(
-        self, size: int = 1, name: str = "world", pids: list[int] | None = None, host: str = ""
+        self, size: int = 1, name: str = "world", pids: list[int] | None = None, host: str = "", **fields: Any
     ) -> WelcomeWorld:
         # Processes that are named as this host's are killed when the world does not stop: name no other's.
         hosts = [host or (socket.gethostname() if pids else "elsewhere")] * size
-        self.send(HelloWorld("test", name, hosts, pids or list(range(1, size + 1))))
+        self.send(HelloWorld("test", name, hosts, pids or list(range(1, size + 1)), **fields))
         welcome: WelcomeWorld = self.expect(WelcomeWorld)
         return welcome
 
