@@ -113,8 +113,9 @@ class RestartingCluster:
         if engine_set.state == "failed" and not self.restart:
             return  # which has been logged
         lost = self._how_lost(engine_set, controller)
-        if lost and engine_set.state != "failed" and not engine_set.process.asked_to_stop:
-            engine_set.lost = lost
+        told = engine_set.state == "failed"
+        engine_set.lost = lost
+        if engine_set.state == "failed" and not told:
             log.warning("%s", engine_set.failure())
         if self.restart and engine_set.state == "failed":
             self._start_again(engine_set)

@@ -525,8 +525,8 @@ def test_engines_come_and_go(config: Config) -> None:
         assert client.ids == [0, 1, 2]
         cluster.stop_engines_sync(first.name)
         assert wait_until(lambda: client.ids == [2])
-        cluster.restart_engines_sync()
-        assert wait_until(lambda: len(client.ids) == 1 and client.ids != [2], 30)
+        cluster.restart_engines_sync(same_ids=False)
+        assert wait_until(lambda: client.ids == [3], 30)
         with pytest.raises(KeyError, match="no engine set"):
             cluster.stop_engines_sync("none")
         began = time.monotonic()
@@ -548,6 +548,40 @@ def test_signals_reach_every_engine(config: Config, tmp_path: Path) -> None:
         assert not result.successful()
         assert client.ids == [0, 1]
         assert cluster.engine_set is not None and cluster.engine_set.state == "running"
+
+
+@pytest.mark.mpi
+def test_engines_start_again_with_their_ids(config: Config) -> None:
+    with Cluster(n=2) as client:
+        view = client[:]
+        before = view.apply_sync(os.getpid)
+        client.restart_engines(1)
+        after = view.apply_sync(os.getpid)
+        assert client.ids == [0, 1] and not {*before} & {*after}
+        client.restart_engines(same_ids=False)
+        assert client.ids == [2, 3]
+        with pytest.raises(IndexError, match=r"engines 0-1: .*Take a new one: client\[:\]"):
+            view.apply_sync(os.getpid)
+        client.shutdown(restart=True, block=True)
+        assert client.ids == [2, 3]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("victim", ["engines", "mpiexec"])
+def test_killed_engines_are_started_again(
+    config: Config, caplog: pytest.LogCaptureFixture, victim: str
+) -> None:
+    with Cluster(n=2, restart="same") as client:
+        view = client[:]
+        before = view.apply_sync(os.getpid)
+        assert client.cluster.engine_set is not None
+        for pid in before if victim == "engines" else [client.cluster.engine_set.pid]:
+            os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: "is started again, with its old ids: mpiexec" in caplog.text, 30)
+        client.cluster.wait_for_sets_sync(client, list(client.cluster.engines))
+        assert client.ids == [0, 1] and not {*before} & {*view.apply_sync(os.getpid)}
+        if victim == "engines":
+            assert "was killed by signal 9" in caplog.text
 
 
 @pytest.mark.mpi

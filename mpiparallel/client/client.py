@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpiparallel import error
@@ -129,6 +129,8 @@ class Client(ControlMixin):
             If one does not exist.
         """
         engines = self._connection.engines
+        if isinstance(targets, (list, tuple)):
+            self._check_present(targets)
         if not engines and not empty:
             self._connection.check()
             raise error.NoEnginesRegistered()
@@ -144,13 +146,12 @@ class Client(ControlMixin):
             wanted = list(targets)
         except TypeError:
             raise TypeError(f"targets must be 'all', an id, a slice or ids, not {targets!r}") from None
-        self._check_present(wanted)
         chosen = [self._engine_id(target) for target in wanted]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"an engine is named twice in {wanted}")
         return chosen
 
-    def _check_present(self, wanted: list[Any]) -> None:
+    def _check_present(self, wanted: Sequence[Any]) -> None:
         """Raise IndexError if engines that have left are among `wanted`, and name all of them."""
         engines, departed = self._connection.engines, self._connection.departed
         gone: dict[str, list[int]] = {}

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import wait_until
 
 import mpiparallel as ipp
 from mpiparallel import AsyncMapResult, AsyncResult, BroadcastView, DirectView, Reference, error
@@ -76,6 +77,17 @@ def test_an_engine_that_left_is_named_with_the_reason(fake, client):
     fake.call(fake.add_engine, 2)  # started again under its old id
     client.wait_for_engines(4, timeout=5)
     assert frozen.apply_sync(int) == [0] * 4
+
+
+def test_a_view_whose_engines_have_all_left(fake, client):
+    frozen = client[:]
+    for number in range(4):
+        fake.call(fake.remove_engine, number, "mpiexec was killed" if number else "it was stopped")
+    assert wait_until(lambda: not client.ids)
+    with pytest.raises(IndexError, match=r"engine 0: it was stopped; engines 1-3: mpiexec was killed"):
+        frozen.apply_sync(int)
+    with pytest.raises(error.NoEnginesRegistered):
+        client.direct_view("all").apply_sync(int)
 
 
 def fake_synced(client):
