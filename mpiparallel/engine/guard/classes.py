@@ -20,6 +20,7 @@ class StandIn(type):
         if stands_for is not None:
             namespace.update(__module__=stands_for.__module__, __qualname__=stands_for.__qualname__)
             namespace.setdefault("__doc__", stands_for.__doc__)
+            namespace["plain"] = stands_for
             name = stands_for.__name__
         cls = super().__new__(mcs, name, bases, namespace)
         cls.stands_for = stands_for
@@ -39,3 +40,31 @@ class StandIn(type):
         return (
             issubclass(subclass, cls.stands_for) if cls.stands_for else type.__subclasscheck__(cls, subclass)
         )
+
+
+class FromHandle:
+    """Makes guarded objects from handles, too."""
+
+    __slots__ = ()
+
+    plain: Any  # mpi4py's own class
+
+    @classmethod
+    def fromhandle(cls, handle: int) -> Any:
+        """Create an object from an MPI handle."""
+        return cls._of(cls.plain.fromhandle(handle))
+
+    @classmethod
+    def fromint(cls, arg: int, /) -> Any:
+        """Translate an integer handle to an object."""
+        return cls._of(cls.plain.fromint(arg))
+
+    @classmethod
+    def f2py(cls, arg: int) -> Any:
+        """Translate a Fortran handle to an object."""
+        return cls._of(cls.plain.f2py(arg))
+
+    @classmethod
+    def _of(cls, obj: Any) -> Any:
+        make: Any = cls
+        return make(obj)

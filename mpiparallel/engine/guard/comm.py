@@ -10,7 +10,7 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard import registry
-from mpiparallel.engine.guard.classes import StandIn
+from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.collectives import Collectives, NeighbourCollectives
 from mpiparallel.engine.guard.creation import CartCreation, Creation
 from mpiparallel.engine.guard.exchange import Exchanges
@@ -38,7 +38,9 @@ _OF_THE_WORLD = {
 }
 
 
-class _Guarded(Collectives, ObjectCollectives, Sends, Receives, Exchanges, PersistentRequests, Creation):
+class _Guarded(
+    FromHandle, Collectives, ObjectCollectives, Sends, Receives, Exchanges, PersistentRequests, Creation
+):
     """What guarded intracommunicators of all kinds share. `_state` is what this rank knows of it."""
 
     __slots__ = ()
@@ -65,9 +67,22 @@ class _Guarded(Collectives, ObjectCollectives, Sends, Receives, Exchanges, Persi
                 return type(self), (comm,)
         return Comm.__reduce__(self)
 
+    @classmethod
+    def _of(cls, comm: Any) -> Any:
+        return registry.guarded.get(type(comm), type(comm))(comm)
+
+    def free(self: Any) -> None:
+        """Free the communicator, unless it is null or one that MPI has made."""
+        if not self or self._state is registry.world.self_state:
+            return
+        if self._state is not registry.world.state:
+            self.Free()
+        elif self is not module.COMM_WORLD:
+            registry.set_handle(self, MPI.COMM_NULL)
+
     def Get_attr(self: Any, keyval: int) -> Any:
         """Return an attribute."""
-        if keyval in _OF_THE_WORLD and self._state is module.COMM_WORLD._state:
+        if keyval in _OF_THE_WORLD and self._state is registry.world.state:
             return Comm.Get_attr(registry.world.comm, keyval)
         return Comm.Get_attr(self, keyval)
 

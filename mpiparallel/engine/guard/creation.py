@@ -168,7 +168,9 @@ class Creation:
 
     def _end(self: Any, plain: Callable[[Any], None]) -> None:
         state: CommState = self._state
-        if state.broken:
+        if state is registry.world.state or state is registry.world.self_state:
+            plain(registry.world.comm)  # MPI's error
+        elif state.broken:
             registry.set_handle(self, MPI.COMM_NULL)  # MPI still works on what was broken off
         else:
             hidden, state.hidden = state.hidden, None

@@ -41,7 +41,7 @@ def _begin_exchange(
     if into[0] == PROC_NULL:
         return send_request(state, plain, *out) if out[0] >= 0 else plain
     request = receive_request(state, plain, *into)
-    request._part = (_exchange_parts, out[0] >= 0, True, state, out, into, args)
+    request._part = (_exchange_parts, out[0] >= 0, True, state, out, into)
     return request
 
 
@@ -90,7 +90,7 @@ class Exchanges:
             if not send.Test():
                 wait(send.Test, "Sendrecv", send_parts, state, dest, sendtag)
         except BaseException as error:
-            broke_off_exchange(error, state, "Sendrecv", requests, (sendbuf, recvbuf))
+            broke_off_exchange(error, state, "Sendrecv", requests, (sendbuf, recvbuf), source, recvtag)
             raise
 
     def sendrecv(

@@ -75,13 +75,17 @@ def broke_off(
 
 
 def broke_off_exchange(
-    error: BaseException, state: CommState, call: str, requests: list[Any], held: Any
+    error: BaseException, state: CommState, call: str, requests: list[Any], held: Any, source: int, tag: int
 ) -> None:
-    """Decide what an error means that leaves a call which had several operations to wait for."""
-    for request in requests:
-        broke_off(error, state, call, request, held)
-    if len(requests) < 2:
+    """Decide what an error means that leaves a call which began to receive, and then perhaps to send."""
+    if not requests:
         broke_off(error, state, call, None, held)
+        return
+    receive, sends = requests[0], requests[1:]
+    if receive:
+        broke_off(error, state, call, receive, held, Receive(state, source, tag))
+    for send in sends or [None]:
+        broke_off(error, state, call, send, held)
 
 
 def raised_by_mpi4py(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiparallel.engine.guard.classes import StandIn
+from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.plain import File, Request, Status
 from mpiparallel.engine.guard.requests import GuardedRequest
 from mpiparallel.engine.guard.sync import Meeting, meet_on
@@ -64,7 +64,7 @@ def _requested(name: str) -> Any:
     return method
 
 
-class GuardedFile(File, metaclass=StandIn, stands_for=File):
+class GuardedFile(FromHandle, File, metaclass=StandIn, stands_for=File):
     """A file whose ranks can be interrupted while they wait for one another."""
 
     __slots__ = ("_meeting",)

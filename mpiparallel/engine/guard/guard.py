@@ -160,7 +160,9 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
 def _by_base(id: str) -> CommState | None:
     """Return the state of a communicator of which only another generation is known by that id."""
     base = id.partition("~")[0]
-    return next((state for state in list(registry.states.values()) if state.id.partition("~")[0] == base), None)
+    return next(
+        (state for state in list(registry.states.values()) if state.id.partition("~")[0] == base), None
+    )
 
 
 def _members_and_name(id: str) -> tuple[Sequence[int], str] | None:
@@ -195,6 +197,7 @@ def install(comm: Intracomm) -> Guard:
     own = registry.adopt_as(
         plain_self, CommState(f"self.{world.rank}", [world.rank], lambda: "MPI.COMM_SELF")
     )
+    world.state, world.self_state = guarded._state, own._state
     module.COMM_WORLD, module.COMM_SELF = guarded, own
     for plain, ours in registry.guarded.items():
         setattr(module, plain.__name__, ours)

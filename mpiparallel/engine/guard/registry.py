@@ -27,6 +27,8 @@ class _World:
     group: Any = None
     private: Any = None  # a duplicate for messages of ours
     rank = 0
+    state: Any = None  # of MPI.COMM_WORLD
+    self_state: Any = None  # of MPI.COMM_SELF
 
 
 world = _World()

@@ -7,17 +7,18 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiparallel.engine.guard.classes import StandIn
+from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
 from mpiparallel.engine.guard.plain import Grequest, Message, Prequest, Request, Status
 from mpiparallel.engine.guard.state import CommState, Receive
 from mpiparallel.engine.guard.waiting import wait
 from mpiparallel.wire.waits import Part
 
+ANY_SOURCE, ANY_TAG = MPI.ANY_SOURCE, MPI.ANY_TAG
 _test, _pickled_test = Request.Test, Request.test
 
 
-class _Waits:
+class _Waits(FromHandle):
     """What guarded requests of all kinds share.
 
     `_part` is (function, arguments) for the part of a wait, or None; `_receive` is set until a receive is
@@ -338,7 +339,7 @@ def uncounted(state: CommState, plain: Request) -> Request:
     return request
 
 
-class GuardedMessage(Message, metaclass=StandIn, stands_for=Message):
+class GuardedMessage(FromHandle, Message, metaclass=StandIn, stands_for=Message):
     """A message that was matched by a probe."""
 
     __slots__ = ("_state",)
@@ -350,20 +351,26 @@ class GuardedMessage(Message, metaclass=StandIn, stands_for=Message):
         return self
 
     @classmethod
-    def Probe(
-        cls, comm: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None
-    ) -> Any:
-        """Wait for a matched message."""
-        return comm.Mprobe(source, tag, status)
+    def Probe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
+        """Wait for a message and match it."""
+        return cls(comm.Mprobe(source, tag, status))
 
     @classmethod
-    def Iprobe(
-        cls, comm: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: Any = None
-    ) -> Any:
-        """Return a matched message if there is one."""
-        return comm.Improbe(source, tag, status)
+    def Iprobe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
+        """Match a message if one is there."""
+        message = comm.Improbe(source, tag, status)
+        return None if message is None else cls(message)
 
-    probe, iprobe = Probe, Iprobe
+    @classmethod
+    def probe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
+        """Wait for an object and match its message."""
+        return cls(comm.mprobe(source, tag, status))
+
+    @classmethod
+    def iprobe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
+        """Match the message of an object if one is there."""
+        message = comm.improbe(source, tag, status)
+        return None if message is None else cls(message)
 
     def Recv(self, buf: Any, status: Status | None = None) -> None:
         """Receive the message."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiparallel.engine.guard.classes import StandIn
+from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.plain import Request, Win
 from mpiparallel.engine.guard.requests import GuardedRequest
 from mpiparallel.engine.guard.sync import Meeting, meet_on
@@ -35,7 +35,7 @@ def _requested(name: str) -> Any:
     return method
 
 
-class GuardedWin(Win, metaclass=StandIn, stands_for=Win):
+class GuardedWin(FromHandle, Win, metaclass=StandIn, stands_for=Win):
     """A window whose ranks can be interrupted while they wait for one another."""
 
     __slots__ = ("_meeting",)
