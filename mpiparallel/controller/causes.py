@@ -82,9 +82,12 @@ def _culprit(said: dict[int, _Said], deaths: Sequence[Death], alone: bool) -> in
     sure = [rank for rank, one in said.items() if one.sure]
     starved = [death.rank for death in deaths if death.oom]
     # mpiexec ends the others by SIGTERM and SIGKILL: whoever ended in another way did so by itself.
+    # Some launchers name one that they have killed themselves.
+    seen = [death.rank for death in deaths]
     by_itself = [death.rank for death in deaths if death.status is not None and not _may_be_mpiexec(death)]
     first = [rank for rank, one in said.items() if not one.how.startswith("was killed")]
-    for ranks in (sure, starved, first, said, by_itself, [death.rank for death in deaths]):
+    likely = sorted({*said, *by_itself}, key=lambda rank: seen.index(rank) if rank in seen else len(seen))
+    for ranks in (sure, starved, first, likely, seen):
         for rank in ranks:
             return rank
     return None

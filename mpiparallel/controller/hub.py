@@ -159,10 +159,10 @@ class Hub:
         if not world.hello.survives:
             worlds.forget(self.state, world, reason, WorldEvent.LOST)
         else:
-            if world.bridge in engines and world.peer is not None:
-                self._lost(world.peer, reason, now)
-            if name in self.state.worlds:
-                worlds.engines_lost(self.state, world, engines, reason)
+            bridge, label = world.bridge, world.bridge_label
+            worlds.engines_lost(self.state, world, engines, reason)
+            if bridge in engines and world.peer is not None:
+                self._lost(world.peer, reason, now, label)
         return self._take()
 
     def silent(self, now: float) -> list[World]:
@@ -188,8 +188,8 @@ class Hub:
                 # While the controller stops, asking finds out whose connection has gone.
                 known.asked = now
                 state.send(peer, Heartbeat(echo=True))
-        questions.tick(state, now)
         worlds.tick(state, now)
+        questions.tick(state, now)
         return self._take()
 
     def shut_down(self, reason: str, now: float) -> list[Send]:
@@ -312,13 +312,13 @@ class Hub:
             reason = f"the controller is shutting down: {self.stopping}"
             worlds.stop_engines(self.state, list(self.state.engines), reason)
 
-    def _lost(self, peer: Peer, reason: str, now: float) -> None:
+    def _lost(self, peer: Peer, reason: str, now: float, bridge: str = "") -> None:
         known = self.state.peers.get(peer)
         if isinstance(known, Client):
             self._forget_client(known)
         elif isinstance(known, World):
             if known.hello.survives and known.state is WorldState.UP and not self.stopping:
-                worlds.bridge_lost(self.state, known, reason, now)
+                worlds.bridge_lost(self.state, known, bridge or known.bridge_label, reason, now)
             else:
                 worlds.forget(self.state, known, reason, WorldEvent.LOST)
 

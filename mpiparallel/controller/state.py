@@ -95,11 +95,11 @@ class World:
         """The engine that holds the connection: the first that has not died."""
         return next((number for number in self.numbers if number not in self.dead), self.first)
 
-    def label(self, number: int) -> str:
-        """Return how people are told of one of its engines."""
-        rank = number - self.first
-        bridge = ", the bridge" if number == self.bridge else ""
-        return f"engine {number} (rank {rank} on {self.hello.hosts[rank]}{bridge})"
+    @property
+    def bridge_label(self) -> str:
+        """How people are told of its bridge."""
+        rank = self.bridge - self.first
+        return f"engine {self.bridge} (rank {rank} on {self.hello.hosts[rank]}, the bridge)"
 
     def keep(self, message: Message) -> bool:
         """Keep a message until a new bridge is there; return whether there was room."""

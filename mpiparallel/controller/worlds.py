@@ -74,17 +74,20 @@ def _problem_with_ids(state: State, first: int, size: int) -> str:
 def hello(state: State, sender: Peer, hello: HelloWorld, now: float) -> None:
     """Take a world in, or back."""
     world = state.worlds.get(hello.name)
+    known = world is not None
     if world is None:
         world = _register(state, sender, hello, now)
         _welcome(state, world)
         state.tell_clients(EnginesChanged([engine.info for engine in world.engines.values()]))
-    elif world.peer == sender:
+    bridge = world.lost_bridge or world.bridge_label
+    engines_lost(state, world, [world.first + rank for rank in hello.lost], "its process died")
+    if world.name not in state.worlds:
+        state.send(sender, Refused(f"all engines of world {world.name!r} are gone"))
+    elif known and world.peer == sender:
         _welcome(state, world)
-    else:
-        _reconnect(state, world, sender, hello, now)
+    elif known:
+        _reconnect(state, world, sender, hello, bridge)
     world.heard = now
-    if hello.lost:
-        engines_lost(state, world, [world.first + rank for rank in hello.lost], "its process died")
 
 
 def _welcome(state: State, world: World) -> None:
@@ -108,7 +111,7 @@ def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> Worl
     return world
 
 
-def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, now: float) -> None:
+def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, bridge: str) -> None:
     """Let a world that is known go on over a new connection.
 
     A new bridge says which requests each rank holds. From the old one nobody can tell whether a request or a
@@ -116,7 +119,6 @@ def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, now:
     nevertheless is not passed on. What has not been sent yet is open in any case.
     """
     questions.world_gone(state, world)
-    bridge = world.lost_bridge or world.label(world.bridge)
     if world.peer is not None:
         del state.peers[world.peer]
         state.send(world.peer, Refused("a newer connection has taken this one's place"))
@@ -177,17 +179,17 @@ def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str
         state.tell_clients(EnginesChanged(removed=[engine.info.id for engine in dead], reason=reason))
         if not world.engines:
             state.note_lost(world, reason)
-    if world.state is WorldState.ADRIFT and not world.engines:
+    if dead and not world.engines and world.state is WorldState.ADRIFT:
         forget(state, world, reason, WorldEvent.LOST)
     else:
         _check_engines(world)
 
 
-def bridge_lost(state: State, world: World, reason: str, now: float) -> None:
+def bridge_lost(state: State, world: World, bridge: str, reason: str, now: float) -> None:
     """Let a world that survives go adrift: its connection, or the process that held it, is gone."""
     assert world.peer is not None
     world.advance(WorldEvent.BRIDGE_LOST)
-    world.adrift_since, world.adrift_reason, world.lost_bridge = now, reason, world.label(world.bridge)
+    world.adrift_since, world.adrift_reason, world.lost_bridge = now, reason, bridge
     del state.peers[world.peer]
     world.peer, world.watched = None, False
     state.adrift[world.name] = world

@@ -159,6 +159,12 @@ class TestWho:
         cause = find(OMPI_KILL, HOSTS, [Death(0, SIGTERM), Death(1, SIGKILL)], False)
         assert cause == Cause(1, f"rank 1 on n1 (pid 101) {KILLED}", True)
 
+    def test_a_launcher_that_names_one_it_has_killed(self) -> None:
+        deaths = [Death(1, 3 << 8), Death(2, SIGKILL)]
+        cause = find(mpich(9, "Killed", pid=102), HOSTS, deaths, False)
+        assert cause is not None
+        assert (cause.rank, cause.final) == (1, False)
+
     def test_an_abort_above_all(self) -> None:
         log = OURS_ABORT + mpich(9, "Killed", pid=102)
         cause = find(log, HOSTS, [Death(0, SIGKILL, True), Death(1, 7 << 8)], False)

@@ -154,7 +154,11 @@ class TestNewBridge:
         hub.inbox.clear()
         assert recover(hub, [0], [[], [], ["a-1"], []]) == []
         assert hub.heard("old") == [Refused("a newer connection has taken this one's place")]
-        assert "engine 0 (rank 0 on h, the bridge) died" in hub.heard("a")[0].failure.evalue
+        assert failures(hub) == {
+            0: "Engine 0 died while running task a-1_0: its process died",
+            1: "Task a-1_1 has failed: its request or its result was lost when engine 0 (rank 0 on h, the "
+            "bridge) died",
+        }
         assert list(hub.hub.state.engines) == [1, 2, 3]
         hub.die("w", [0])
         hub.lose("old")
