@@ -6,7 +6,7 @@ Only `cluster` and `cluster_restart` call this.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.error import EngineError, LaunchError
@@ -34,18 +34,30 @@ def wait_for(client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: 
     _check_worlds(client, engine_sets)
 
 
-def wait_for_sets(client: Client, engine_sets: Sequence[EngineSet], timeout: float) -> None:
-    """Wait until `client` sees all engines of these sets; raise LaunchError as `wait_for` does."""
+def wait_for_sets(
+    client: Client,
+    current: Callable[[], Sequence[EngineSet]],
+    hopeless: Callable[[EngineSet], bool],
+    timeout: float,
+) -> None:
+    """Wait until `client` sees all engines of the sets that `current` returns; they may change meanwhile.
+
+    Raises
+    ------
+    LaunchError
+        If they do not come within `timeout` seconds, or one of the sets is `hopeless`.
+    """
     deadline = time.monotonic() + timeout
     connection = client._connection
     while True:
+        engine_sets = current()
         come = dict.fromkeys([one.name for one in engine_sets], 0)
         for world in _worlds(client, list(come)):
             come[world["engine_set"]] += sum(engine in connection.engines for engine in world["engines"])
         if all(come[one.name] >= one.n for one in engine_sets):
             return
         for one in engine_sets:
-            if not one.running:
+            if hopeless(one):
                 raise one.failure()
         rest = deadline - time.monotonic()
         if rest <= 0:

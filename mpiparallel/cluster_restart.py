@@ -101,7 +101,12 @@ class RestartingCluster:
         LaunchError
             If one of the sets ends meanwhile, or they do not come within `engine_timeout`.
         """
-        cluster_engines.wait_for_sets(client, [self.engines[name] for name in names], self.engine_timeout)
+        cluster_engines.wait_for_sets(
+            client,
+            lambda: [self.engines[name] for name in names],
+            lambda one: not one.running and not self._will_restart(one),
+            self.engine_timeout,
+        )
 
     # ------------------------------------------------------------ by itself
 
