@@ -4,42 +4,40 @@ Owned by a courier: no other thread calls in here. An envelope is one MPI messag
 short payloads of any number of messages; long frames follow on a communicator of their own, one by one
 (`Isend`/`Irecv`) or, when many ranks get the same ones, by `Ibcast`::
 
-    envelope = group | broadcast frames | long frames | their sizes ... | first frame of wire.frames.pack()
+    envelope = group | broadcast frames | long frames | letter | their sizes ... | first frame of wire.frames.pack()
 
 Messages from one rank arrive in the order sent; those of the control lane overtake others whose long frames
 are still on their way.
+
+Where the world survives the death of ranks, what the living send one another point to point is not touched by
+it: the private communicators stay what they are, and are never revoked. Broadcasts break off, so each is a
+numbered *letter*, which its sender keeps until all have it, and sends again, one by one, to those that ask.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from mpi4py import MPI
 
+from mpiparallel.engine.arrivals import Arrival, Arrivals, Deliver, pieces
+from mpiparallel.engine.groups import Groups
 from mpiparallel.engine.world import World
 from mpiparallel.wire import frames as wire_frames
-from mpiparallel.wire.messages import CONTROL, Message
+from mpiparallel.wire.messages import Message
 
-ENVELOPE, NEW_GROUP, OLD_GROUP = 1, 2, 3  # tags
-WORLD_GROUP = 1  # the group of all ranks; 0 means "no broadcast"
-MAX_GROUPS = 16  # communicators kept for sets of targets
-PIECE = 1 << 30  # bytes in one MPI call: counts are 32 bits wide
-LARGE = 1 << 20  # from here on NumPy's memory (huge pages) is worth its import
+ENVELOPE, RECEIVED, AGAIN, PARTED = 1, 11, 12, 13  # tags, beside those of `groups`
+NOTICE = 2.0  # seconds in which the cause of an error in MPI shows itself, when it is a rank's death
 
-_PREFIX = struct.Struct("<III")
+_PREFIX = struct.Struct("<IIIQ")
 
 
-@dataclass
-class _Arrival:
-    """A message, or several, whose long frames may still be on their way."""
-
-    frames: list[Any]
-    requests: list[Any] = field(default_factory=list)
-    messages: list[Message] | None = None  # given when there is nothing to unpack
+class RanksLost(Exception):
+    """Ranks have died. Call `recovery.recover`."""
 
 
 class Mail:
@@ -52,30 +50,38 @@ class Mail:
         Called with (source rank, message) for each that arrived.
     """
 
-    def __init__(self, world: World, deliver: Callable[[int, Message], None]) -> None:
-        self.rank = world.rank
+    def __init__(self, world: World, deliver: Deliver) -> None:
+        self.rank, self._world = world.rank, world
         self._comm, self._bulk = world.mail, world.bulk
-        self._deliver = deliver
-        self._sends: deque[tuple[list[Any], Any]] = deque()  # requests, and the memory they read
-        self._arrivals: dict[int, deque[_Arrival]] = {}  # by source
-        self._groups: OrderedDict[tuple[int, ...], int] = OrderedDict()  # kept by rank 0: ranks -> id
-        self._comms: dict[int, Any] = {WORLD_GROUP: world.bulk}
-        self._next_group = WORLD_GROUP + 1
-        self._size = world.size
+        # Requests, the memory they read, and who it is for: None is several.
+        self._sends: deque[tuple[list[Any], Any, int | None]] = deque()
+        self._arrivals = Arrivals(deliver)
+        self._groups = Groups(world, self._tell)
         self._status = MPI.Status()
+        # The rest is used only where the world survives.
+        self._letters: dict[int, tuple[list[Any], set[int]]] = {}  # broadcasts: frames, and who has not got them
+        self._last_letter = 0
+        self._abandoned: list[tuple[list[Any], Any]] = []  # what MPI may still use
+        self._buried = 0  # deaths that were dealt with
+        self._trouble: MPI.Exception | None = None
+        self.parted: set[int] = set()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way, as far as this rank knows."""
-        return not self._sends and not any(self._arrivals.values())
+        return not self._sends and not self._letters and not self._arrivals
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether MPI has taken all that was posted."""
+        return not self._sends
 
     # ------------------------------------------------------------ posting
 
     def post(self, to: int, messages: Sequence[Message]) -> None:
-        """Send messages to one rank (not this one)."""
-        packed = wire_frames.pack(messages)
-        self._post_envelope(to, packed, 0, 0)
-        self._post_long(to, packed[1:])
+        """Send messages to one rank (not this one). What is for a dead rank is dropped."""
+        if to in self._world.alive:
+            self._send(to, wire_frames.pack(messages), 0, 0, 0)
 
     def post_to_all(self, messages: dict[int, Message], n_common: int, collective: bool) -> None:
         """Send one message to each of several ranks, this one perhaps among them.
@@ -85,82 +91,118 @@ class Mail:
         messages
             By rank. Their first `n_common` payload frames are the same objects.
         collective
-            Whether the long ones among these go by one broadcast.
+            Whether the long ones among these go by one broadcast. Only the leader may say so.
         """
-        others = [rank for rank in messages if rank != self.rank]
-        packed = {rank: wire_frames.pack([message]) for rank, message in messages.items()}
+        alive = self._world.alive
+        packed = {
+            rank: wire_frames.pack([message])
+            for rank, message in messages.items()
+            if rank != self.rank and rank in alive
+        }
         shared: list[Any] = []
-        group = 0
-        if collective and others:
+        group = letter = 0
+        if collective and packed:
             common = next(iter(messages.values())).payload[:n_common]
             shared = [frame for frame in common if wire_frames.nbytes(frame) > wire_frames.INLINE]
-            group = self._group(others)
-        for rank in others:
-            self._post_envelope(rank, packed[rank], group, len(shared))
+            group = self._groups.of(list(packed)) if shared else 0
+        if not group:
+            shared = []
+        elif self._world.survives:
+            self._last_letter = letter = self._last_letter + 1
+            self._letters[letter] = (shared, set(packed))
         requests = []
+        for rank, frames in packed.items():
+            requests += self._send(rank, frames, group, len(shared), letter)
         if group:
-            comm = self._comms[group]
-            for frame in shared:
-                requests += [comm.Ibcast([piece, MPI.BYTE], 0) for piece in _pieces(frame)]
-            self._sends.append((requests, shared))
-        for rank in others:
-            requests += self._post_long(rank, packed[rank][1 + len(shared) :])
+            requests += self._broadcast(self._groups[group], shared)
         if self.rank in messages:
             # Our own engine may write to its frames, so it gets them when nobody reads them any more.
-            self._arrive(self.rank, _Arrival([], requests, [messages[self.rank]]))
+            ready = [lambda: letter not in self._letters] if letter else []
+            self._arrivals.add(self.rank, Arrival([], requests, messages=[messages[self.rank]], ready=ready))
 
     def deliver_here(self, message: Message) -> None:
         """Hand a message to this rank itself, behind those that are on their way to it."""
-        self._arrive(self.rank, _Arrival([], [], [message]))
+        self._arrivals.add(self.rank, Arrival([], messages=[message]))
 
-    def _post_envelope(self, to: int, packed: list[Any], group: int, n_broadcast: int) -> None:
-        sizes = [wire_frames.nbytes(frame) for frame in packed[1:]]
-        prefix = _PREFIX.pack(group, n_broadcast, len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-        envelope = prefix + packed[0]
-        self._sends.append(([self._comm.Isend([envelope, MPI.BYTE], to, ENVELOPE)], envelope))
+    def new_comm(self, ranks: Sequence[int]) -> int:
+        """Begin a communicator of `ranks`, in that order; return its number. For the leader.
 
-    def _post_long(self, to: int, frames: list[Any]) -> list[Any]:
-        requests = [self._bulk.Isend([piece, MPI.BYTE], to) for frame in frames for piece in _pieces(frame)]
-        if requests:
-            self._sends.append((requests, frames))
-        return requests
-
-    def _group(self, others: list[int]) -> int:
-        """Return the id of the communicator of rank 0 and `others`, made when it is new. Called on rank 0."""
-        ranks = tuple(sorted({0, *others}))
-        if len(ranks) == self._size:
-            return WORLD_GROUP
-        if ranks in self._groups:
-            self._groups.move_to_end(ranks)
-            return self._groups[ranks]
-        if len(self._groups) >= MAX_GROUPS:
-            old, number = self._groups.popitem(last=False)
-            self._tell(old, OLD_GROUP, [number])
-            self._comms.pop(number).Disconnect()
-        number = self._groups[ranks] = self._next_group
-        self._next_group += 1
-        self._tell(ranks, NEW_GROUP, [number, *ranks])
-        self._make_group(number, ranks)
+        What is posted afterwards to the members, this rank among them, arrives when they have made it, or know
+        that it cannot be made. Control messages do not wait.
+        """
+        number = self._groups.new_comm(ranks)
+        if self.rank in ranks:
+            self._await(self.rank, number)
         return number
 
+    def take_comm(self, number: int) -> Any:
+        """Return communicator `number`, which the caller owns from now on.
+
+        Raises
+        ------
+        groups.CommLost
+            If it could not be made because a rank died: the leader has to begin another.
+        """
+        return self._groups.take(number)
+
+    def part(self, to: int) -> None:
+        """Tell a rank that this one has ended: it finds us in `parted`."""
+        self._tell([to], PARTED, [self.rank])
+
+    def _send(self, to: int, packed: list[Any], group: int, n_broadcast: int, letter: int) -> list[Any]:
+        sizes = [wire_frames.nbytes(frame) for frame in packed[1:]]
+        prefix = _PREFIX.pack(group, n_broadcast, len(sizes), letter)
+        envelope = prefix + struct.pack(f"<{len(sizes)}Q", *sizes) + packed[0]
+        self._isend(self._comm, [envelope], to, ENVELOPE)
+        return self._isend(self._bulk, packed[1 + n_broadcast :], to, 0)
+
+    def _isend(self, comm: Any, frames: list[Any], to: int, tag: int) -> list[Any]:
+        requests: list[Any] = []
+        if frames:
+            try:
+                for frame in frames:
+                    for piece in pieces(frame):
+                        requests.append(comm.Isend([piece, MPI.BYTE], to, tag))
+            except MPI.Exception as error:
+                self._failed(error)
+            self._sends.append((requests, frames, to))
+        return requests
+
+    def _broadcast(self, comm: Any, frames: list[Any]) -> list[Any]:
+        requests: list[Any] = []
+        try:
+            for frame in frames:
+                requests += [comm.Ibcast([piece, MPI.BYTE], 0) for piece in pieces(frame)]
+        except MPI.Exception as error:
+            self._failed(error)
+        self._sends.append((requests, frames, None))
+        return requests
+
     def _tell(self, ranks: Sequence[int], tag: int, numbers: list[int]) -> None:
-        text = struct.pack(f"<{len(numbers)}I", *numbers)
+        text = struct.pack(f"<{len(numbers)}Q", *numbers)
         for rank in ranks:
             if rank != self.rank:
-                self._sends.append(([self._comm.Isend([text, MPI.BYTE], rank, tag)], text))
-
-    def _make_group(self, number: int, ranks: Sequence[int]) -> None:
-        # Blocks for as long as the slowest courier takes to come: they never wait for user code.
-        everybody = self._bulk.Get_group()
-        group = everybody.Incl(list(ranks))
-        self._comms[number] = self._bulk.Create_group(group, number % 32768)
-        group.Free()
-        everybody.Free()
+                self._isend(self._comm, [text], rank, tag)
 
     # ------------------------------------------------------------ collecting
 
     def progress(self) -> bool:
-        """Move what can be moved, deliver what is complete; return whether anything happened."""
+        """Move what can be moved, deliver what is complete; return whether anything happened.
+
+        Raises
+        ------
+        RanksLost
+            Where the world survives, if ranks have died.
+        """
+        if self._world.survives:
+            self._look()
+        try:
+            return self._progress()
+        except MPI.Exception as error:
+            self._failed(error)
+            raise RanksLost from error
+
+    def _progress(self) -> bool:
         busy = False
         sends = self._sends
         while sends and MPI.Request.Testall(sends[0][0]):
@@ -177,72 +219,146 @@ class Mail:
             if tag == ENVELOPE:
                 self._open(source, text)
             else:
-                numbers = struct.unpack(f"<{len(text) // 4}I", text)
-                if tag == NEW_GROUP:
-                    self._make_group(numbers[0], numbers[1:])
-                else:
-                    self._comms.pop(numbers[0]).Disconnect()
-        return self._collect() or busy or bool(sends)
+                self._told(source, tag, struct.unpack(f"<{len(text) // 8}Q", text))
+        if self._world.survives:
+            busy = self._groups.progress() or busy
+            return self._arrivals.collect(self._look) or busy or bool(sends)
+        return self._arrivals.collect() or busy or bool(sends)
+
+    def _told(self, source: int, tag: int, numbers: Sequence[int]) -> None:
+        if tag == RECEIVED:
+            self._received(source, numbers[0])
+        elif tag == AGAIN:
+            self._isend(self._bulk, self._letters[numbers[0]][0], source, _tag(numbers[0]))
+        elif tag == PARTED:
+            self.parted.add(source)
+        elif number := self._groups.told(source, tag, numbers):
+            self._await(source, number)
+
+    def _await(self, source: int, number: int) -> None:
+        """Let what comes from `source` wait for a communicator."""
+        if self._world.survives:
+            self._arrivals.add(source, Arrival([], messages=[], ready=[lambda: self._groups.is_decided(number)]))
+
+    def _received(self, rank: int, letter: int) -> None:
+        waiting = self._letters[letter][1]
+        waiting.discard(rank)
+        if not waiting:
+            del self._letters[letter]
 
     def _open(self, source: int, text: bytearray) -> None:
-        group, n_broadcast, n_long = _PREFIX.unpack_from(text)
+        group, n_broadcast, n_long, letter = _PREFIX.unpack_from(text)
         sizes = struct.unpack_from(f"<{n_long}Q", text, _PREFIX.size)
-        arrival = _Arrival([memoryview(text)[_PREFIX.size + 8 * n_long :]])
+        arrival = Arrival([memoryview(text)[_PREFIX.size + 8 * n_long :]], letter=letter)
+        if letter:
+            arrival.when_complete = lambda: self._tell([source], RECEIVED, [letter])
         for i, size in enumerate(sizes):
-            frame = _memory(size)
-            arrival.frames.append(frame)
-            for piece in _pieces(frame):
-                if i < n_broadcast:
-                    request = self._comms[group].Ibcast([piece, MPI.BYTE], 0)
-                else:
-                    request = self._bulk.Irecv([piece, MPI.BYTE], source)
-                arrival.requests.append(request)
-        self._arrive(source, arrival)
+            parts = pieces(arrival.add_frame(size))
+            if i >= n_broadcast:
+                arrival.requests += [self._bulk.Irecv([piece, MPI.BYTE], source) for piece in parts]
+        arrival.n_broadcast = n_broadcast
+        if n_broadcast:
+            self._join_broadcast(source, arrival, group)
+        self._arrivals.add(source, arrival)
 
-    def _arrive(self, source: int, arrival: _Arrival) -> None:
-        queue = self._arrivals.setdefault(source, deque())
-        if not arrival.requests:
-            messages = arrival.messages
-            if messages is None:
-                messages = wire_frames.unpack(arrival.frames)
-            waiting = []
-            for message in messages:
-                if not queue or type(message.header) in CONTROL:
-                    self._deliver(source, message)
-                else:
-                    waiting.append(message)
-            if not waiting:
+    def _join_broadcast(self, source: int, arrival: Arrival, group: int) -> None:
+        if not arrival.letter or len(self._world.alive) == self._world.size:
+            comm = self._groups[group]
+            try:
+                for frame in arrival.frames[1 : 1 + arrival.n_broadcast]:
+                    arrival.broadcasts += [comm.Ibcast([piece, MPI.BYTE], 0) for piece in pieces(frame)]
                 return
-            arrival = _Arrival([], [], waiting)
-        queue.append(arrival)
+            except MPI.Exception as error:
+                self._failed(error)
+        self._ask_again(source, arrival)
 
-    def _collect(self) -> bool:
-        busy = False
-        for source, queue in self._arrivals.items():
-            while queue:
-                busy = True
-                if queue[0].requests and not MPI.Request.Testall(queue[0].requests):
-                    break
-                arrival = queue.popleft()
-                messages = arrival.messages
-                if messages is None:
-                    messages = wire_frames.unpack(arrival.frames)
-                for message in messages:
-                    self._deliver(source, message)
-        return busy
+    def _ask_again(self, source: int, arrival: Arrival) -> None:
+        """Get the frames of a broadcast from its sender."""
+        self._abandoned.append((arrival.broadcasts, arrival.frames[1 : 1 + arrival.n_broadcast]))
+        arrival.broadcasts = []
+        for i in range(1, 1 + arrival.n_broadcast):
+            for piece in pieces(arrival.renew_frame(i)):
+                arrival.requests.append(self._bulk.Irecv([piece, MPI.BYTE], source, _tag(arrival.letter)))
+        self._tell([source], AGAIN, [arrival.letter])
+
+    # ------------------------------------------------------------ when ranks die
+
+    def _deaths(self) -> list[int]:
+        failed = self._comm.Get_failed()
+        ranks: list[int] = []
+        if failed.size:
+            everybody = self._comm.Get_group()
+            ranks = failed.Translate_ranks(list(range(failed.size)), everybody)
+            everybody.Free()
+        failed.Free()
+        return ranks
+
+    def _look(self) -> None:
+        failed = self._comm.Get_failed()
+        count = failed.size
+        failed.Free()
+        if count > self._buried or self._trouble is not None:
+            raise RanksLost
+
+    def _failed(self, error: MPI.Exception) -> None:
+        """Take note of an error of MPI, or raise it if it can have nothing to do with the death of a rank."""
+        if not self._world.survives:
+            raise error
+        self._trouble = error
+
+    def bury(self) -> list[int]:
+        """Go on without the ranks that died since the last call; return them. The world has fewer `alive` then.
+
+        Raises
+        ------
+        MPI.Exception
+            If something else is wrong.
+        """
+        world = self._world
+        deadline = time.monotonic() + NOTICE
+        while self._trouble is not None and len(self._deaths()) == self._buried:
+            if time.monotonic() > deadline:
+                raise self._trouble
+            time.sleep(0.001)
+            MPI.COMM_SELF.Iprobe()  # lets MPI hear of it
+        self._trouble = None
+        self._comm.Ack_failed()
+        deaths = self._deaths()
+        self._buried = len(deaths)
+        old_leader = world.leader
+        dead = sorted(set(deaths) & set(world.alive))
+        world.alive = [rank for rank in world.alive if rank not in dead]
+        self._forget(dead)
+        self._groups.forget(world.leader != old_leader)
+        return dead
+
+    def _forget(self, dead: Sequence[int]) -> None:
+        lost = [one for one in self._sends if one[2] is None or one[2] in dead]
+        self._sends = deque(one for one in self._sends if one[2] is not None and one[2] not in dead)
+        self._abandoned += [(requests, memory) for requests, memory, _ in lost]
+        for letter in list(self._letters):
+            for rank in dead:
+                if letter in self._letters:
+                    self._received(rank, letter)
+        for rank in dead:
+            for arrival in self._arrivals.drop(rank):
+                self._abandoned.append((arrival.requests + arrival.broadcasts, arrival.frames))
+        for source, arrival in self._arrivals.waiting():
+            if source == self.rank:
+                # It waits for sends that may have failed; its letter tells when nobody reads its frames.
+                arrival.requests = [request for request in arrival.requests if not _is_over(request)]
+            elif arrival.broadcasts:
+                self._ask_again(source, arrival)
+        self._abandoned = [one for one in self._abandoned if not all(map(_is_over, one[0]))]
 
 
-def _pieces(frame: Any) -> list[memoryview]:
-    view = memoryview(frame).cast("B") if not isinstance(frame, memoryview) else frame.cast("B")
-    if view.nbytes <= PIECE:
-        return [view]
-    return [view[start : start + PIECE] for start in range(0, view.nbytes, PIECE)]
+def _tag(letter: int) -> int:
+    return 1 + letter % 30_000
 
 
-def _memory(size: int) -> memoryview:
-    """Return `size` bytes of memory to receive into."""
-    if size < LARGE:
-        return memoryview(bytearray(size))
-    import numpy
-
-    return numpy.empty(size, numpy.uint8).data
+def _is_over(request: MPI.Request) -> bool:
+    """Whether MPI uses the memory of a request no more."""
+    try:
+        return request.Test()
+    except MPI.Exception:
+        return True

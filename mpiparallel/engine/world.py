@@ -1,27 +1,41 @@
 """The MPI side of one engine: who we are, and the communicators that users never see.
 
-Made once by ``__main__`` on the main thread, before there is a courier.
+Made once by ``__main__`` on the main thread, before there is a courier; `recovery` changes it when ranks die.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+_MPI_FT = 12  # Open MPI's attribute that says whether fault tolerance is on; mpi4py has no name for it
 
-@dataclass(frozen=True)
+
+@dataclass
 class World:
     """This rank's place in its MPI job.
 
+    Ranks are those of the world as it began: a rank keeps its number when others die.
+
     Attributes
     ----------
-    mail, bulk
-        Private duplicates of ``COMM_WORLD`` for envelopes and for long frames; the courier owns both.
+    rank, size
+        As the world began.
     hosts, pids
-        One for each rank, in rank order.
+        One for each rank, in rank order, the dead ones too.
+    mail, bulk
+        Private duplicates of ``COMM_WORLD`` for envelopes and for long frames; the courier owns both. They
+        have the ranks that are `alive`, in that order.
+    survives
+        Whether the others can go on when a rank dies: this MPI has ULFM, and it is switched on.
+    alive
+        The ranks that are not known to have died, sorted.
+    everyone
+        The plain ``COMM_WORLD``, from which the private communicators are made anew when a rank has died.
     """
 
     name: str
@@ -32,6 +46,27 @@ class World:
     mpi: str
     mail: Any
     bulk: Any
+    survives: bool = False
+    alive: list[int] = field(default_factory=list)
+    everyone: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.alive:
+            self.alive = list(range(self.size))
+
+    @property
+    def leader(self) -> int:
+        """The rank where the bridge is: the lowest that is alive."""
+        return self.alive[0]
+
+    @property
+    def lost(self) -> list[int]:
+        """The ranks that have died."""
+        return sorted(set(range(self.size)) - set(self.alive))
+
+    def has_here(self, rank: int) -> bool:
+        """Whether `rank` runs, or ran, on this rank's host."""
+        return self.hosts[rank] == self.hosts[self.rank]
 
 
 def join_world() -> World:
@@ -66,7 +101,24 @@ def join_world() -> World:
         mpi=" ".join(library.split()),
         mail=mail,
         bulk=bulk,
+        survives=_can_lose_ranks(),
+        everyone=everyone,
     )
+
+
+def _can_lose_ranks() -> bool:
+    """Whether this MPI goes on when a rank dies.
+
+    MPICH cannot. Open MPI has the calls always, but without ``mpiexec --with-ft ulfm`` a shrink aborts the
+    job, so its own word is asked for.
+    """
+    from mpi4py import MPI
+
+    vendor, version = MPI.get_vendor()
+    if vendor != "Open MPI" or version < (5,):
+        return False
+    address = MPI.COMM_WORLD.Get_attr(_MPI_FT)
+    return bool(address) and bool(ctypes.c_int.from_address(address).value)
 
 
 def user_names(engine_id: int) -> dict[str, Any]:

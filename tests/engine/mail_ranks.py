@@ -9,7 +9,9 @@ import sys
 import numpy as np
 from mpi4py import MPI
 
-from mpiparallel.engine.mail import MAX_GROUPS, Mail, _Arrival
+from mpiparallel.engine.arrivals import Arrival
+from mpiparallel.engine.groups import MAX_GROUPS
+from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.world import join_world
 from mpiparallel.wire.messages import Abort, Message, Result, Submit
 
@@ -95,7 +97,8 @@ def control_overtakes(seed: int) -> None:
     mail = Mail(world, lambda source, message: arrived.append(message.header.request))
     frame = bytearray(5000)
     on_its_way = world.bulk.Irecv([frame, MPI.BYTE], 0, 99)
-    mail._arrive(0, _Arrival([], [on_its_way], [Message(Submit("large", "r", "push", [0]))]))
+    large = Message(Submit("large", "r", "push", [0]))
+    mail._arrivals.add(0, Arrival([], [on_its_way], messages=[large]))
     mail.deliver_here(Message(Submit("small", "r", "clear", [0])))
     mail.deliver_here(Message(Abort("abort", [0])))
     mail.progress()

@@ -1,0 +1,205 @@
+"""Communicators of some of the ranks, made while the couriers run. A part of `Mail`.
+
+The leader decides and tells the ranks; all come to the orders in the leader's order. How a communicator is
+made depends on the world:
+
+- Where a death ends the world anyway, the members call `Create_group`, which blocks until the slowest courier
+  is there: they never wait for user code.
+- Where the world survives, nobody may block for a rank that will never come, and Open MPI's `Create_group` does
+  not return when a member dies. So all that are alive say that they are ready for order number k; then the
+  leader says "go", which everybody passes on to all, in case the leader dies meanwhile; then all shrink
+  ``COMM_WORLD``, and the lowest of those who came says what it is to be: the shrunk one itself, or a part of it.
+
+Known: Open MPI 5.0 crashes when it hears of a death in the microseconds in which it completes a communicator.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpi4py import MPI
+
+from mpiparallel.engine.world import World
+
+NEW_GROUP, OLD_GROUP, NEW_COMM, READY, GO = 2, 3, 4, 5, 6  # tags
+WORLD_GROUP = 1  # the group of all ranks; 0 means "no broadcast"
+MAX_GROUPS = 16  # communicators kept for sets of targets
+
+
+class CommLost(LookupError):
+    """This communicator could not be made: a rank died."""
+
+
+class Groups:
+    """The communicators that this rank has with some others.
+
+    Parameters
+    ----------
+    world
+    tell
+        Called with (ranks, tag, numbers): send these numbers to these ranks.
+    """
+
+    def __init__(self, world: World, tell: Callable[[Sequence[int], int, list[int]], None]) -> None:
+        self._world, self._tell = world, tell
+        self._kept: OrderedDict[tuple[int, ...], int] = OrderedDict()  # by the leader: ranks -> number
+        self._comms: dict[int, Any] = {WORLD_GROUP: world.bulk}
+        self._made: dict[int, Any] = {}  # not taken yet; None: lost
+        self._last = WORLD_GROUP  # the highest number in use
+        # The rest is for worlds that survive.
+        self._orders: dict[int, tuple[int, Sequence[int]]] = {}  # k -> number, ranks
+        self._ready: dict[int, set[int]] = {}  # k -> who is ready
+        self._shrunk = 0  # the orders that were carried out
+
+    def __getitem__(self, number: int) -> Any:
+        return self._comms[number]
+
+    # ------------------------------------------------------------ on the leader
+
+    def of(self, others: Sequence[int]) -> int:
+        """Return the number of the communicator of this rank and `others`, made when it is new.
+
+        0 means that there is none. Worlds that survive have none but that of all ranks, until one dies: to
+        make one takes all ranks, and longer than to send one by one.
+        """
+        world, kept = self._world, self._kept
+        ranks = tuple(sorted({world.rank, *others}))
+        if len(ranks) == world.size:
+            return WORLD_GROUP
+        if world.survives:
+            return 0
+        if ranks in kept:
+            kept.move_to_end(ranks)
+            return kept[ranks]
+        if len(kept) >= MAX_GROUPS:
+            old, number = kept.popitem(last=False)
+            self._tell(old, OLD_GROUP, [number])
+            self._comms.pop(number).Disconnect()
+        number = kept[ranks] = self._next()
+        self._tell(ranks, NEW_GROUP, [number, *ranks])
+        self._comms[number] = self._create(number, ranks)
+        return number
+
+    def new_comm(self, ranks: Sequence[int]) -> int:
+        """Begin a communicator that somebody is to own."""
+        world, number = self._world, self._next()
+        if world.survives:
+            k = 1 + max(self._orders, default=self._shrunk)
+            self._orders[k] = (number, ranks)
+            self._ready[k] = {world.rank}
+            self._tell(world.alive, NEW_COMM, [k, number, *ranks])
+        else:
+            self._tell(ranks, NEW_COMM, [0, number, *ranks])
+            if world.rank in ranks:
+                self._made[number] = self._create(number, ranks)
+        return number
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
+
+    def progress(self) -> bool:
+        """Begin what all are ready for; return whether there was anything."""
+        k = self._shrunk + 1
+        if k not in self._ready or not self._ready[k].issuperset(self._world.alive):
+            return False
+        self._go(k)
+        return True
+
+    # ------------------------------------------------------------ on all ranks
+
+    def told(self, source: int, tag: int, numbers: Sequence[int]) -> int:
+        """Do what another rank says; return the number of the communicator for this rank that it begins."""
+        k = number = numbers[0]
+        if tag == OLD_GROUP:
+            self._comms.pop(number).Disconnect()
+        elif tag == NEW_GROUP:
+            self._comms[number] = self._create(number, numbers[1:])
+        elif tag == READY:
+            self._ready.get(k, set()).add(source)
+        elif tag == GO:
+            if k > self._shrunk:
+                self._go(k)
+        else:
+            return self._ordered(source, *numbers)
+        return 0
+
+    def _ordered(self, source: int, k: int, number: int, *ranks: int) -> int:
+        self._last = max(self._last, number)
+        if not self._world.survives:
+            self._made[number] = self._create(number, ranks)
+        elif k > self._shrunk:
+            self._orders[k] = (number, ranks)
+            self._tell([source], READY, [k])
+        else:
+            self._made[number] = None  # another leader has used up this k
+        return number if self._world.rank in ranks else 0
+
+    def _go(self, k: int) -> None:
+        self._tell(self._world.alive, GO, [k])
+        self._shrunk = k
+        self._ready.pop(k, None)
+        wanted, ranks = self._orders.pop(k, (0, ()))
+        if wanted:
+            self._made[wanted] = None  # until we know better
+        try:
+            self._make(self._world.everyone.Shrink(), wanted, ranks)
+        except MPI.Exception:
+            # Another rank died in these microseconds. That is noticed soon, and who needs it begins another.
+            self._made.setdefault(wanted, None)
+
+    def _make(self, comm: Any, wanted: int, ranks: Sequence[int]) -> None:
+        """Make of `comm` what its lowest rank wants."""
+        text = array("q", bytes(8 * (2 + self._world.size)))
+        if comm.rank == 0:
+            text[: 2 + len(ranks)] = array("q", [wanted, len(ranks), *ranks])
+        comm.Bcast([text, MPI.INT64_T], 0)
+        number, members = text[0], list(text[2 : 2 + text[1]])
+        everybody, living = self._world.everyone.Get_group(), comm.Get_group()
+        places = everybody.Translate_ranks(members, living)
+        if number and MPI.UNDEFINED not in places:
+            if list(places) == list(range(comm.size)):
+                self._made[number] = comm
+            else:
+                group = living.Incl(places)
+                if made := comm.Create(group):
+                    self._made[number] = made
+                group.Free()
+        everybody.Free()
+        living.Free()
+
+    def is_decided(self, number: int) -> bool:
+        """Whether a communicator is there, or lost."""
+        return number in self._made
+
+    def take(self, number: int) -> Any:
+        """Hand over a communicator begun by `new_comm`.
+
+        Raises
+        ------
+        CommLost
+            If there is none by this number here.
+        """
+        comm = self._made.pop(number, None)
+        if comm is None:
+            raise CommLost(f"communicator {number} could not be made: a rank died")
+        return comm
+
+    def forget(self, new_leader: bool) -> None:
+        """Go on after deaths: what a leader that died has begun comes to nothing."""
+        if new_leader:
+            self._made.update((number, None) for number, _ in self._orders.values())
+            self._orders.clear()
+            self._ready.clear()
+
+    def _create(self, number: int, ranks: Sequence[int]) -> Any:
+        everybody = self._world.bulk.Get_group()
+        group = everybody.Incl(list(ranks))
+        try:
+            return self._world.bulk.Create_group(group, number % 32768)
+        finally:
+            group.Free()
+            everybody.Free()
