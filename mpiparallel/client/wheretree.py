@@ -7,8 +7,11 @@ places stands above them once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mpiparallel.ranges import engines as engines_text
 from mpiparallel.ranges import ranges
@@ -22,13 +25,16 @@ FRAMES = 3  # of a chain that are shown: the first and the last ones
 TEXT = 60  # characters of a line of code
 STATE = 80  # ... of what a line's engines do, up to which columns are kept
 STEP = "  "
+CELL = "cell"  # stands for the file of a cell
+_CELLS = ("<ipython-input", "<cell")
+_NOT_THE_USERS = re.compile(r"^<frozen |/(?:mpiparallel|IPython)/|/runpy\.py$")
 
 
 def draw(places: Sequence[EnginePlace]) -> str:
     """Return the picture of `places`."""
     if not places:
         return "no engines"
-    rows = _rows(_branches(places, 0), 0)
+    rows = _rows(_branches([_of_user(place) for place in places], 0), 0)
     engines = max(len(who) for who, _, _ in rows)
     states = min(STATE, max(len(state) if location else 0 for _, state, location in rows))
     lines = []
@@ -38,6 +44,18 @@ def draw(places: Sequence[EnginePlace]) -> str:
             words.append(state.ljust(states) if location else state)
         lines.append(STEP.join([*words, location]).rstrip())
     return "\n".join(lines)
+
+
+def _of_user(place: EnginePlace) -> EnginePlace:
+    """Return `place` with the frames of user code alone; an engine that another process looked at has all."""
+    if place.state != "stuck":
+        return place
+    frames = [
+        msgspec.structs.replace(frame, file=CELL) if frame.file.startswith(_CELLS) else frame
+        for frame in place.stack
+        if not _NOT_THE_USERS.search(frame.file)
+    ]
+    return msgspec.structs.replace(place, stack=frames)
 
 
 def _branches(places: Sequence[EnginePlace], depth: int) -> list[list[EnginePlace]]:
@@ -155,7 +173,7 @@ def _chain(frames: Sequence[Frame]) -> str:
 
 def _frame(frame: Frame) -> str:
     where = f"{os.path.basename(frame.file)}:{frame.line} in {frame.function}"
-    if frame.file == "cell":
+    if frame.file == CELL:
         where = f"cell line {frame.line}"
         if frame.function != "<module>":
             where += f" in {frame.function}"

@@ -107,6 +107,20 @@ def test_long_chains_and_many_branches():
     assert "engines 86-99" in text and "at 14 other places" in text
 
 
+def test_an_engine_that_another_process_looked_at():
+    """It has all frames, and joins those that are at the same place in user code."""
+    files = ["<frozen runpy>", "/lib/mpiparallel/engine/executor.py", "/lib/IPython/core/interactiveshell.py"]
+    shell = [Frame(file, 88, "run") for file in files]
+    raw = Frame("<ipython-input-1-b1efa5f13fb3>", 3, "<module>", "work(x)")
+    stuck = Place(1, "stuck", seconds=9.0, stack=[*shell, raw, solver(88)], detail="holds the GIL")
+    lines = str(whereabouts([running(0, cell(3, "work(x)"), solver(88)), stuck], known(2))).splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "engines 0-1 cell line 3: work(x) > solver.py:88 in iterate: r = a @ x",
+        "engine 0 running 12.4 s",
+        "engine 1 stuck 9.0 s: holds the GIL",
+    ]
+
+
 def test_durations():
     near = [running(0, seconds=10.0), running(1, seconds=10.6)]
     assert str(whereabouts(near, known(2))).endswith("running 10.6 s")
