@@ -236,14 +236,15 @@ class Model:
                 return
             rank.waits, rank.any = waits, op.kind == "waitany"
         else:
-            peer, tag = op.peer, op.tag
+            comm, peer, tag = op.comm, op.peer, op.tag
             if op.kind == "precv":
                 if rank.probed < 0:
                     rank.pc += 1
                     return
-                peer, tag = self.requests[rank.probed].rank, self.requests[rank.probed].tag
+                probed = self.requests[rank.probed]
+                comm, peer, tag = probed.comm, probed.rank, probed.tag
             kind = {"precv": "recv", "sendrecv": "send"}.get(op.kind, op.kind)
-            started = [self._start(Request(kind, number, op.comm, peer, tag, op.size, op.call))]
+            started = [self._start(Request(kind, number, comm, peer, tag, op.size, op.call))]
             if op.kind == "sendrecv":
                 started.append(self._start(Request("recv", number, op.comm, op.source, op.rtag)))
             self._tidy()
