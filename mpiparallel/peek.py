@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
@@ -230,22 +231,53 @@ _DEBUGGERS = {
 _FUNCTION = re.compile(r"^#\d+\s+(?:0x[0-9a-f]+\s+(?:in\s+)?)?([^\s(]+)", re.MULTILINE)
 
 
+class NativeLook:
+    """A look at the C functions of a process, by a debugger if there is one: `poll`, then `close`."""
+
+    def __init__(self, pid: int) -> None:
+        self._until = time.monotonic() + NATIVE_WITHIN
+        self._process: subprocess.Popen[bytes] | None = None
+        for name, arguments in _DEBUGGERS.items():
+            program = shutil.which(name)
+            if program is not None:
+                # Into a file: a pipe that is not emptied would hold the debugger, and it the process.
+                self._said = tempfile.TemporaryFile()  # noqa: SIM115
+                self._process = subprocess.Popen(
+                    [program, *arguments, str(pid)],
+                    stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                return
+
+    def __enter__(self) -> NativeLook:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def poll(self) -> list[str] | None:
+        """Return the functions, the outermost first; [] when they cannot be seen, None when not yet."""
+        if self._process is None:
+            return []
+        if self._process.poll() is None:
+            return None if time.monotonic() < self._until else []
+        self._said.seek(0)
+        return parse_native(self._said.read(ENOUGH).decode(errors="replace"))
+
+    def close(self) -> None:
+        """Let go of the process: when a debugger is killed, what it has stopped goes on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._said.close()
+            self._process = None
+
+
 def native_stack(pid: int) -> list[str]:
     """Return the C functions that a process is in, the outermost first; [] where no debugger can tell."""
-    for name, arguments in _DEBUGGERS.items():
-        program = shutil.which(name)
-        if program is None:
-            continue
-        try:
-            run = subprocess.run(
-                [program, *arguments, str(pid)],
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=NATIVE_WITHIN, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            continue  # when the debugger is killed the process goes on
-        if functions := parse_native(run.stdout.decode(errors="replace")):
-            return functions
-    return []
+    with NativeLook(pid) as eyes:
+        while (functions := eyes.poll()) is None:
+            time.sleep(0.01)
+    return functions
 
 
 def parse_native(text: str) -> list[str]:

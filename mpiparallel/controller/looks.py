@@ -6,14 +6,14 @@ The server can do both from outside, without waiting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from signal import SIGKILL
 
 import msgspec
 
 from mpiparallel.controller.deaths import Deaths
 from mpiparallel.controller.state import World
-from mpiparallel.peek import Look, Peek
+from mpiparallel.peek import Look, NativeLook, Peek
 from mpiparallel.wire.messages import Heartbeat, Signal
 from mpiparallel.wire.waits import Frame, Place
 
@@ -28,6 +28,7 @@ class Looks:
     def __init__(self, deaths: Deaths) -> None:
         self._deaths = deaths
         self._looks: dict[str, tuple[Look, float]] = {}  # by world: the look, and until when
+        self._native: dict[str, tuple[NativeLook, Place]] = {}  # ... at C functions, after that
         self._seen: set[str] = set()  # worlds that have been looked at and are silent still
         self._signals: dict[str, tuple[float, int]] = {}  # by world: when it was sent, and which
 
@@ -36,10 +37,9 @@ class Looks:
     def at(self, silent: Iterable[World], now: float) -> list[tuple[World, Place]]:
         """Look at the bridges of `silent` worlds, as far as they are here; return what was seen by now."""
         worlds = {world.name: world for world in silent}
-        for name in self._looks.keys() - worlds:
-            self._looks.pop(name)[0].close()
+        self._end({*self._looks, *self._native} - worlds.keys())
         self._seen &= worlds.keys()
-        seen = []
+        seen = self._look_deeper(worlds)
         for name, world in worlds.items():
             if name in self._seen:
                 continue
@@ -57,8 +57,28 @@ class Looks:
                 look.close()
                 del self._looks[name]
                 self._seen.add(name)
-                seen.append((world, _place(world.bridge, peek)))
+                place = _place(world.bridge, peek)
+                seen.append((world, place))
+                pid = self._deaths.pid(world, world.bridge)
+                if peek.stack and pid is not None:
+                    self._native[name] = (NativeLook(pid), place)
         return seen
+
+    def _look_deeper(self, worlds: Mapping[str, World]) -> list[tuple[World, Place]]:
+        """Return what debuggers have found by now, if there are any."""
+        seen = []
+        for name, (look, place) in list(self._native.items()):
+            functions = look.poll()
+            if functions is not None:
+                seen.append((worlds[name], msgspec.structs.replace(place, native=functions)))
+                self._end([name])
+        return seen
+
+    def _end(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            for table in (self._looks, self._native):
+                if name in table:
+                    table.pop(name)[0].close()
 
     # ------------------------------------------------------------ signals
 
@@ -90,13 +110,12 @@ class Looks:
 
     def due(self, now: float) -> float:
         """Return when `at` or `unheard` have something to do: a time, or infinity."""
-        if self._looks:
+        if self._looks or self._native:
             return now + POLL_EVERY
         return min((sent + DELIVER_AFTER for sent, _ in self._signals.values()), default=float("inf"))
 
     def close(self) -> None:
-        for look, _ in self._looks.values():
-            look.close()
+        self._end({*self._looks, *self._native})
 
 
 def _place(engine: int, peek: Peek) -> Place:

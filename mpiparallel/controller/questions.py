@@ -15,7 +15,7 @@ from mpiparallel.wire.messages import Answer, Failure, Message, Where, Whereabou
 from mpiparallel.wire.waits import Place
 
 PATIENCE = 2.0  # seconds that a world has to answer
-LOOK_AFTER = 1.0  # ... after which another process may look at its bridge
+LOOK_AFTER = 0.5  # ... after which another process may look at its bridge
 MAX_ASKED = 10_000  # questions to worlds that may be open
 _TICKETS = 1 << 31
 

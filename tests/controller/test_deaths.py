@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -231,6 +232,20 @@ class TestWhere:
         assert [(frame.function, frame.line) for frame in bridge.stack][-1] == ("solve", 8)
         assert "holds the GIL" in bridge.detail
         assert (other.state, other.detail) == ("stuck", "its bridge does not answer")
+
+    @pytest.mark.skipif(not shutil.which("gdb"), reason="needs a debugger")
+    def test_a_debugger_tells_of_c_functions(self, client, world, start_process) -> None:
+        process = start_process("import ctypes; ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)")
+        world.hello(1, pids=[process.pid])
+        client.hello()
+
+        def native() -> list[str]:
+            """What is known of it when the answer is due: on a busy machine the debugger may need longer."""
+            client.send(Where([0], 1))
+            return self.places(client)[0].native
+
+        assert "read" in wait_until(native, "a debugger to be quick enough", 60.0)[-1]
+        assert process.poll() is None
 
     def test_a_bridge_that_was_stopped(self, client: FakeClient, world: FakeWorld, start_process) -> None:
         process = start_process()
