@@ -49,13 +49,22 @@ class _Guarded(
         """Stand for the same communicator as `comm`."""
         base: Any = super()
         self = base.__new__(cls, comm)
-        state = getattr(comm, "_state", None) or registry.state_of(self)
+        state = getattr(comm, "_state", None)
+        if state is not None:
+            state.add(self)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Find out about a communicator that was not made by way of ours."""
+        if name != "_state":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        state = registry.state_of(self)
         if state is None:
             # One that other code has made: calls can be interrupted, but nothing is known of it.
             state = CommState("", ())
             state.opaque = True
         state.add(self)
-        return self
+        return state
 
     def __reduce__(self: Any) -> Any:
         """Pickle the world by its name, as mpi4py does."""
@@ -73,12 +82,12 @@ class _Guarded(
 
     def free(self: Any) -> None:
         """Free the communicator, unless it is null or one that MPI has made."""
-        if not self or self._state is registry.world.self_state:
+        if not self or self is module.COMM_WORLD or self is module.COMM_SELF:
             return
-        if self._state is not registry.world.state:
-            self.Free()
-        elif self is not module.COMM_WORLD:
+        if self._state in (registry.world.state, registry.world.self_state):
             registry.set_handle(self, MPI.COMM_NULL)
+        else:
+            self.Free()
 
     def Get_attr(self: Any, keyval: int) -> Any:
         """Return an attribute."""
@@ -103,10 +112,16 @@ class _Guarded(
         Comm.Abort(self, errorcode)
 
 
+class GuardedAnyComm(FromHandle, Comm, metaclass=StandIn, stands_for=Comm):
+    """Stands in for the class of all communicators; what it makes from handles is guarded."""
+
+    @classmethod
+    def _of(cls, comm: Any) -> Any:
+        return registry.guarded.get(type(comm), type(comm))(comm)
+
+
 class GuardedComm(_Guarded, Intracomm, metaclass=StandIn, stands_for=Intracomm):
     """An intracommunicator whose calls can be interrupted, and which can say what it waits for."""
-
-    __slots__ = ("_state",)
 
 
 class _GuardedTopology(
@@ -118,25 +133,17 @@ class _GuardedTopology(
 class GuardedTopocomm(_GuardedTopology, Topocomm, metaclass=StandIn, stands_for=Topocomm):
     """A communicator with a topology."""
 
-    __slots__ = ("_state",)
-
 
 class GuardedCartcomm(CartCreation, _GuardedTopology, Cartcomm, metaclass=StandIn, stands_for=Cartcomm):
     """A communicator with a Cartesian topology."""
-
-    __slots__ = ("_state",)
 
 
 class GuardedGraphcomm(_GuardedTopology, Graphcomm, metaclass=StandIn, stands_for=Graphcomm):
     """A communicator with a graph."""
 
-    __slots__ = ("_state",)
-
 
 class GuardedDistgraphcomm(_GuardedTopology, Distgraphcomm, metaclass=StandIn, stands_for=Distgraphcomm):
     """A communicator with a distributed graph."""
-
-    __slots__ = ("_state",)
 
 
 registry.guarded.update(

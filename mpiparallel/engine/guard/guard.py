@@ -11,7 +11,7 @@ from mpi4py import MPI
 from msgspec import structs
 
 from mpiparallel.engine.guard import faults, registry
-from mpiparallel.engine.guard.comm import GuardedComm
+from mpiparallel.engine.guard.comm import GuardedAnyComm, GuardedComm
 from mpiparallel.engine.guard.files import GuardedFile
 from mpiparallel.engine.guard.plain import Comm, Intracomm, module
 from mpiparallel.engine.guard.requests import (
@@ -199,6 +199,7 @@ def install(comm: Intracomm) -> Guard:
     )
     world.state, world.self_state = guarded._state, own._state
     module.COMM_WORLD, module.COMM_SELF = guarded, own
+    module.Comm = GuardedAnyComm
     for plain, ours in registry.guarded.items():
         setattr(module, plain.__name__, ours)
     module.Request, module.Prequest, module.Grequest = GuardedRequest, GuardedPrequest, GuardedGrequest

@@ -36,7 +36,7 @@ class _Waits(FromHandle):
         self._receive = getattr(request, "_receive", None)
         return self
 
-    def Wait(self, status: Status | None = None) -> bool:
+    def Wait(self: Any, status: Status | None = None) -> bool:
         """Wait for the operation to complete."""
         if not self.Test(status):
             _wait([self], "Wait", lambda: self.Test(status))
@@ -51,7 +51,7 @@ class _Waits(FromHandle):
 
     def Test(self: Any, status: Status | None = None) -> bool:
         """Tell whether the operation is complete."""
-        if self._receive is None:
+        if getattr(self, "_receive", None) is None:  # others may have made it, too
             return _test(self, status)
         if status is None:
             status = Status()
@@ -62,7 +62,7 @@ class _Waits(FromHandle):
 
     def test(self: Any, status: Status | None = None) -> Any:
         """Tell whether the operation is complete, and return the object received."""
-        if self._receive is None:
+        if getattr(self, "_receive", None) is None:
             return _pickled_test(self, status)
         if status is None:
             status = Status()
@@ -79,7 +79,7 @@ class _Waits(FromHandle):
 
     def Free(self: Any) -> None:
         """Let go of the operation."""
-        if self._receive is not None:
+        if getattr(self, "_receive", None) is not None:
             self._receive.state.opaque = True
         Request.Free(self)
 
@@ -378,8 +378,8 @@ class GuardedMessage(FromHandle, Message, metaclass=StandIn, stands_for=Message)
 
     def Irecv(self, buf: Any) -> Request:
         """Begin to receive the message."""
-        request = GuardedRequest(super().Irecv(buf))
-        request._state = self._state
+        request = GuardedRequest(Message.Irecv(self, buf))
+        request._state = getattr(self, "_state", None)
         return request
 
     def recv(self, status: Status | None = None) -> Any:
@@ -388,6 +388,6 @@ class GuardedMessage(FromHandle, Message, metaclass=StandIn, stands_for=Message)
 
     def irecv(self) -> Request:
         """Begin to receive the object."""
-        request = GuardedRequest(super().irecv())
-        request._state = self._state
+        request = GuardedRequest(Message.irecv(self))
+        request._state = getattr(self, "_state", None)
         return request
