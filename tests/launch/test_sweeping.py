@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -51,16 +52,18 @@ def test_folders_and_files(folders: tuple[Path, Path], monkeypatch: pytest.Monke
     for pid in (1234, 1235):
         (temporary / f"ompi.{pid}/0").mkdir(parents=True)
     (temporary / "hydra_hwloc_xmlfile_abc").touch()
-    # A process of this name that began when the file was made may have made it.
-    monkeypatch.setattr(sweeping, "PROXY", psutil.Process().name())
-    before = psutil.Process().create_time()
-    os.utime(temporary, (before, before))
-    sweeping.sweep(1234, before - 60)
-    left = sorted(path.name for path in temporary.iterdir())
-    recent = time.time() - before < sweeping.MADE_WITHIN
-    assert left == [*(["hydra_hwloc_xmlfile_abc"] if recent else []), "ompi.1235"]
-    monkeypatch.setattr(sweeping, "PROXY", "no such program")
-    sweeping.sweep(1234, before - 60)
+    made = (temporary / "hydra_hwloc_xmlfile_abc").stat().st_ctime
+
+    def processes(began: float) -> Callable[[list[str]], list[SimpleNamespace]]:
+        proxy = {"name": sweeping.PROXY, "create_time": began}
+        return lambda attributes: [SimpleNamespace(info=proxy)]
+
+    # A proxy that began shortly before may have made it for its ranks.
+    monkeypatch.setattr(sweeping.psutil, "process_iter", processes(made - 2))
+    sweeping.sweep(1234, made - 60)
+    assert sorted(path.name for path in temporary.iterdir()) == ["hydra_hwloc_xmlfile_abc", "ompi.1235"]
+    monkeypatch.setattr(sweeping.psutil, "process_iter", processes(made - 30))
+    sweeping.sweep(1234, made - 60)
     assert [path.name for path in temporary.iterdir()] == ["ompi.1235"]
 
 
