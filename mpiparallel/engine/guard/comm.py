@@ -26,7 +26,6 @@ from mpiparallel.engine.guard.plain import (
 )
 from mpiparallel.engine.guard.receives import Receives
 from mpiparallel.engine.guard.sends import NeighbourPersistentRequests, PersistentRequests, Sends
-from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import nothing_known, wait
 from mpiparallel.engine.stacks import line_text, user_frames
 
@@ -61,8 +60,7 @@ class _Guarded(
         state = registry.state_of(self)
         if state is None:
             # One that other code has made: calls can be interrupted, but nothing is known of it.
-            state = CommState("", ())
-            state.opaque = True
+            state = registry.unknown(self)
         state.add(self)
         return state
 

@@ -173,10 +173,7 @@ class Creation:
         elif state.broken:
             registry.set_handle(self, MPI.COMM_NULL)  # MPI still works on what was broken off
         else:
-            hidden, state.hidden = state.hidden, None
             plain(self)
-            if hidden is not None:
-                hidden.Free()
         if not self:
             registry.drop(self)
 

@@ -151,6 +151,7 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
     if state in faults.newly_broken:
         faults.newly_broken.remove(state)
     state.id, state.members = fresh, tuple(members)
+    state.rank = state.members.index(registry.world.rank)
     state.generation += 1
     state.broken = None
     state.forget()

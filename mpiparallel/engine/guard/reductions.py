@@ -20,12 +20,13 @@ Operation = Callable[[Any, Any], Any]
 dumps, loads = MPI.pickle.dumps, MPI.pickle.loads
 
 
-def reduce(steps: Steps, obj: Any, op: Operation, root: int, rank: int, size: int) -> Any:
+def reduce(steps: Steps, obj: Any, op: Operation, root: int) -> Any:
     """Return the result on `root`, elsewhere None."""
+    rank, size = steps.state.rank, len(steps.state.members)
     if not 0 <= root < size:
         raise MPI.Exception(MPI.ERR_ROOT)
     result = loads(dumps(obj))
-    steps.open_hidden()
+    steps.begin_with_messages()
     mask = 1
     while mask < size:
         if rank & mask:
@@ -42,10 +43,11 @@ def reduce(steps: Steps, obj: Any, op: Operation, root: int, rank: int, size: in
     return result if rank == root else None
 
 
-def scan(steps: Steps, obj: Any, op: Operation, rank: int, size: int) -> Any:
+def scan(steps: Steps, obj: Any, op: Operation) -> Any:
     """Return the result of the ranks up to this one."""
+    rank, size = steps.state.rank, len(steps.state.members)
     partial = result = loads(dumps(obj))
-    steps.open_hidden()
+    steps.begin_with_messages()
     mask = 1
     while mask < size:
         other = rank ^ mask
@@ -60,10 +62,11 @@ def scan(steps: Steps, obj: Any, op: Operation, rank: int, size: int) -> Any:
     return result
 
 
-def exscan(steps: Steps, obj: Any, op: Operation, rank: int, size: int) -> Any:
+def exscan(steps: Steps, obj: Any, op: Operation) -> Any:
     """Return the result of the ranks before this one; None on the first."""
+    rank, size = steps.state.rank, len(steps.state.members)
     partial = result = loads(dumps(obj))
-    steps.open_hidden()
+    steps.begin_with_messages()
     first = True
     mask = 1
     while mask < size:

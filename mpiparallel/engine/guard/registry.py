@@ -63,6 +63,7 @@ def adopt_as(comm: Any, state: CommState) -> Any:
 def register(comm: Any, state: CommState) -> Any:
     """Let a guarded object stand for a state."""
     state.add(comm)
+    state.rank = state.members.index(world.rank)
     states[state.id] = state
     return comm
 
@@ -73,6 +74,14 @@ def state_of(comm: Any) -> CommState | None:
         if any(Comm.__eq__(known, comm) for known in state.objects()):
             return state
     return None
+
+
+def unknown(comm: Any) -> CommState:
+    """Return a state for a communicator that has no name which its ranks agree on."""
+    state = CommState("", members_of(comm) if comm else ())
+    state.rank = Comm.Get_rank(comm) if comm else -1
+    state.opaque = True
+    return state
 
 
 def drop(comm: Any) -> None:

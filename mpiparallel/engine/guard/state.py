@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from mpiparallel.error import CommunicatorBroken
 from mpiparallel.wire.waits import Ledger, Part
 
 RECENT = 64  # signatures that are remembered
+FIRST_HIDDEN_TAG, HIDDEN_TAGS = 10, 32000  # every MPI has tags up to 32767
 WILDCARD = -1  # any source, any tag: MPI libraries have numbers of their own for these
 
 
@@ -40,8 +42,10 @@ class CommState:
         had been begun when it began.
     rebuild
         Gives a plain communicator its topology, where this is not a Cartesian one.
-    hidden
-        A private duplicate, made when a pickled reduction first needs it.
+    rank
+        This rank's number in it.
+    hidden_tag
+        Of messages about it on our own duplicate of the world, where no receive of the user's can take them.
     groups
         How often Create_group has been called for these members.
     """
@@ -54,11 +58,12 @@ class CommState:
         "counted_before",
         "generation",
         "groups",
-        "hidden",
+        "hidden_tag",
         "id",
         "members",
         "opaque",
         "pending",
+        "rank",
         "rebuild",
         "received",
         "recent",
@@ -69,7 +74,7 @@ class CommState:
     )
 
     def __init__(self, id: str, members: Sequence[int], name: Callable[[], str] | None = None) -> None:
-        self.id, self.members = id, tuple(members)
+        self.id, self.members, self.rank = id, tuple(members), -1
         self._name = name
         self.topology: list[list[int]] = []
         self.rebuild: Callable[[Any], Any] | None = None
@@ -80,7 +85,7 @@ class CommState:
 
     def forget(self) -> None:
         """Begin to count anew."""
-        self.hidden: Any = None
+        self.hidden_tag = FIRST_HIDDEN_TAG + zlib.crc32(self.id.encode()) % HIDDEN_TAGS
         self.collectives = 0
         self.recent: deque[Any] = deque(maxlen=RECENT)
         self.sent: dict[tuple[int, int], int] = {}

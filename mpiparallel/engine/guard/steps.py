@@ -10,11 +10,11 @@ from mpi4py import MPI
 
 from mpiparallel.engine.guard.collectives import parts
 from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
-from mpiparallel.engine.guard.plain import Comm, Intracomm, Message, Request
+from mpiparallel.engine.guard.plain import Comm, Message, Request
+from mpiparallel.engine.guard.registry import world
 from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import wait
 
-TAG = 0  # of messages on the hidden duplicate
 _isend, _improbe, _matched_irecv = Comm.isend, Comm.improbe, Message.irecv
 
 
@@ -28,16 +28,18 @@ class Steps:
         Of the method.
     signature
         What must be the same on all ranks.
+    index
+        Its number among the collectives, if it has begun.
     """
 
     __slots__ = ("comm", "held", "index", "name", "signature", "state")
 
-    def __init__(self, comm: Any, name: str, signature: Any) -> None:
+    def __init__(self, comm: Any, name: str, signature: Any, index: int = -1) -> None:
         self.state: CommState = comm._state
         if self.state.broken:
             self.state.refuse(name)
         self.comm, self.name, self.signature = comm, name, signature
-        self.index = -1  # it has not begun
+        self.index = index
         self.held: list[Any] = []
 
     def __enter__(self) -> Steps:
@@ -76,35 +78,22 @@ class Steps:
 
     # ------------------------------------------------------------ messages between two ranks
 
-    def open_hidden(self) -> None:
-        """See that there is a duplicate for messages that no receive of the user's can take."""
+    def begin_with_messages(self) -> None:
+        """Count the collective; its first operation is a message."""
         if self.index < 0:
             self._begin()
-        if self.state.hidden is None:
-            comm, request = Intracomm.Idup(Intracomm(self.comm))
-            self.held += [comm, request]
-            self._wait(request.Test)
-            self.state.hidden = comm
 
     def send(self, obj: Any, rank: int) -> None:
         """Send an object to a rank."""
-        self._finish(self._start_send(obj, rank))
-
-    def _start_send(self, obj: Any, rank: int) -> Request:
-        request = _isend(self.state.hidden, obj, rank, TAG)
-        self.held.append(request)
-        return request
-
-    def _finish(self, request: Request) -> None:
-        if not request.Test():
-            wait(request.Test, self.name, parts, self.state, self.signature, self.index, None)
+        self.finish(self._start_send(obj, rank))
 
     def receive(self, rank: int) -> Any:
         """Receive an object from a rank."""
-        hidden = self.state.hidden
-        message = _improbe(hidden, rank, TAG)
+        state = self.state
+        private, source, tag = world.private, state.members[rank], state.hidden_tag
+        message = _improbe(private, source, tag)
         if message is None:
-            message = self._wait(lambda: _improbe(hidden, rank, TAG))
+            message = self._wait(lambda: _improbe(private, source, tag))
         request = _matched_irecv(message)
         self.held.append(request)
         done, value = request.test()
@@ -116,8 +105,30 @@ class Steps:
         """Send an object to a rank and receive one from it."""
         request = self._start_send(obj, rank)
         value = self.receive(rank)
-        self._finish(request)
+        self.finish(request)
         return value
+
+    def start_bytes(self, data: Any, rank: int) -> Any:
+        """Begin to send bytes to a rank that knows how many."""
+        request = Comm.Isend(world.private, data, self.state.members[rank], self.state.hidden_tag)
+        self.held += [data, request]
+        return request
+
+    def receive_bytes(self, data: Any, rank: int) -> None:
+        """Receive bytes from a rank."""
+        request = Comm.Irecv(world.private, data, self.state.members[rank], self.state.hidden_tag)
+        self.held += [data, request]
+        self.finish(request)
+
+    def finish(self, request: Any) -> None:
+        """Wait for an operation of this collective."""
+        if not request.Test():
+            wait(request.Test, self.name, parts, self.state, self.signature, self.index, None)
+
+    def _start_send(self, obj: Any, rank: int) -> Any:
+        request = _isend(world.private, obj, self.state.members[rank], self.state.hidden_tag)
+        self.held.append(request)
+        return request
 
 
 def _if_done(done: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpiparallel.wire.waits import Part, Wait
 
+TESTS = 16  # before the core is given away for the first time
 REGISTER_AFTER = 200e-6  # seconds of testing before a wait is registered
 NAP_AFTER = 3e-3  # and before the first nap: large collectives go on only while they are tested
 NAP_SHARE = 1 / 40  # a nap's share of the time waited so far, so that naps add little to a wait
@@ -90,7 +91,7 @@ def wait(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Any:
     """Test until it is true, and return that; `describe(*args)` gives the parts of the wait when asked."""
-    for _ in range(4):
+    for _ in range(TESTS):
         done = test()
         if done:
             return done
