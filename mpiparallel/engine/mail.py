@@ -215,7 +215,14 @@ class Mail:
             busy = True
             source, tag = self._status.source, self._status.tag
             text = bytearray(self._status.Get_count(MPI.BYTE))
-            matched.Recv([text, MPI.BYTE])
+            try:
+                matched.Recv([text, MPI.BYTE])
+            except MPI.Exception:
+                if source in self._world.alive:
+                    raise  # nothing that came later from there may be taken for the next
+                continue
+            if source not in self._world.alive:
+                continue
             if tag == ENVELOPE:
                 self._open(source, text)
             else:

@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 
 import numpy as np
 from mpi4py import MPI
@@ -222,7 +223,11 @@ def plan(scenario: str, seed: int, n: int) -> dict[int, list[tuple[str, float]]]
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(40, exit=True)
+    faulthandler.dump_traceback_later(20, exit=True)
     scenario, seed = sys.argv[1], int(sys.argv[2])
     deaths = plan(scenario, seed, MPI.COMM_WORLD.size)
-    Rank(seed, bool(deaths), deaths.get(MPI.COMM_WORLD.rank, [])).run()
+    try:
+        Rank(seed, bool(deaths), deaths.get(MPI.COMM_WORLD.rank, [])).run()
+    except BaseException:
+        traceback.print_exc()
+        MPI.COMM_WORLD.Abort(1)
