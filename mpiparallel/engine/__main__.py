@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import faulthandler
 import os
 import signal
@@ -19,6 +20,7 @@ from mpiparallel.connection_file import NAMES
 from mpiparallel.error import ConnectionFileError, ConnectionRefused
 
 if TYPE_CHECKING:
+    from mpiparallel.engine.bridge import Line
     from mpiparallel.engine.courier import Courier
     from mpiparallel.engine.guard import Guard
 
@@ -75,37 +77,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mpiparallel.engine.guard import install
 
         guard = install(MPI.COMM_WORLD)
-    from mpiparallel.engine.bridge import Line
     from mpiparallel.engine.courier import Courier
 
-    outcome: tuple[list[int], str] = ([], "")
-    courier: Courier | None = None
+    line, engines, trouble = None, [], ""
     if world.rank == 0:
-        try:
-            path = _connection_path(options, config)
-            # A Cluster starts engines when the file is there: if it is gone, so is the cluster.
-            info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
-            courier = Courier(world, Line(info, path, config, options.timeout, options.engine_set), config)
-        except (ConnectionFileError, ConnectionRefused, ValueError) as error:
-            outcome = ([], str(error))
-    _, trouble = world.mail.bcast(outcome)
-    if not trouble:
-        if courier is None:
-            courier = Courier(world, None, config)
-        else:
+        line, trouble = _line(options, config)
+    line, trouble = world.mail.bcast((line, trouble))
+    if line is not None:
+        courier = Courier(world, line, config, guard)
+        if world.rank == 0:
             try:
-                outcome = (courier.register().engines, "")
+                engines = courier.register().engines
             except ConnectionRefused as error:
-                outcome = ([], str(error))
-        engines, trouble = world.mail.bcast(outcome)
+                trouble = str(error)
+        engines, trouble = world.mail.bcast((engines, trouble))
     if trouble:
         if world.rank == 0:
             print(f"mpiparallel engine: {trouble}", file=sys.stderr, flush=True)
         return 1
-    assert courier is not None
-
     _serve(courier, engines[world.rank], config, guard)
+    if not courier.can_finalize:
+        # Ranks have died, and MPI_Finalize would wait for them.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
+
+
+def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str]:
+    """Return how to reach the controller, or what the trouble is."""
+    from mpiparallel.engine.bridge import Line
+
+    try:
+        path = _connection_path(options, config)
+        # A Cluster starts engines when the file is there: if it is gone, so is the cluster.
+        info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
+    except (ConnectionFileError, ValueError) as error:
+        return None, str(error)
+    return Line(info, path, config, options.timeout, options.engine_set, options.first_id), ""
 
 
 def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None) -> None:

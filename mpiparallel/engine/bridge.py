@@ -29,6 +29,7 @@ from mpiparallel.wire.messages import (
     CONTROL,
     Abort,
     Consumed,
+    EnginesLost,
     Goodbye,
     Heartbeat,
     HelloWorld,
@@ -41,6 +42,7 @@ from mpiparallel.wire.messages import (
     Submit,
     Supply,
     WelcomeWorld,
+    Where,
 )
 
 MAX_BATCH = 512  # messages in one
@@ -59,6 +61,7 @@ class Line:
     config: Config
     timeout: float
     engine_set: str = ""
+    first_id: int = -1  # the engine id that rank 0 should have; -1: the next
 
 
 class Bridge:
@@ -82,7 +85,8 @@ class Bridge:
         self._heard = self._asked = time.monotonic()
         self._heartbeat = line.config.heartbeat
         self.stopped_by: str | None = None  # why the world is to end
-        self._live: set[int] = set()
+        self._live: set[int] = set()  # engines that have not been stopped
+        self._dead: set[int] = set()  # engines whose ranks have died
         self._early: deque[Message] = deque()  # came together with the welcome
         self._open = 0  # tasks handed out and not answered
         self._first = 0.0  # when the oldest message of `_data` came
@@ -113,10 +117,7 @@ class Bridge:
         ConnectionRefused
             If the controller does not want this world, or does not answer.
         """
-        world = self._world
-        self._send(wire_frames.pack([Message(HelloWorld(
-            mpiparallel.__version__, world.name, world.hosts, world.pids, world.mpi, self._line.engine_set,
-        ))]))  # fmt: skip
+        self._send(wire_frames.pack([Message(self._hello())]))
         deadline = time.monotonic() + self._line.timeout
         while (left := deadline - time.monotonic()) > 0:
             if self.socket.poll(int(min(left, LOOK_EVERY) * 1000)):
@@ -134,9 +135,39 @@ class Bridge:
             f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
         )
 
+    def _hello(self, held: list[list[str]] | None = None) -> HelloWorld:
+        world, line = self._world, self._line
+        return HelloWorld(
+            mpiparallel.__version__, world.name, world.hosts, world.pids, world.mpi, line.engine_set,
+            first=line.first_id, log=line.config.log, survives=world.survives, lost=world.lost, held=held,
+        )  # fmt: skip
+
+    def resume(self, held: dict[int, list[str]]) -> None:
+        """Introduce the world again, after the death of the rank that had its bridge.
+
+        Parameters
+        ----------
+        held
+            The requests that each living rank has yet to answer.
+        """
+        hello = self._hello([held.get(rank, []) for rank in range(self._world.size)])
+        self._open = sum(map(len, held.values()))
+        self._control.appendleft(Message(hello))
+
+    def lost(self, ranks: Sequence[int], n_open: int) -> None:
+        """Tell the controller that ranks have died, with `n_open` tasks not answered; the others go on."""
+        engines = [engine for engine, rank in self._ranks.items() if rank in ranks]
+        engines = [engine for engine in engines if engine not in self._dead]
+        self._dead.update(engines)
+        self._live -= self._dead
+        self._open -= n_open
+        if engines:
+            self.post(Message(EnginesLost(engines, "its process died")))
+
     def _welcomed(self, header: WelcomeWorld) -> None:
         self._ranks = {engine: rank for rank, engine in enumerate(header.engines)}
-        self._live = set(header.engines)
+        self._dead = {header.engines[rank] for rank in self._world.lost}
+        self._live = set(header.engines) - self._dead
         self._heartbeat = header.heartbeat
         self._heard = time.monotonic()
 
@@ -216,7 +247,7 @@ class Bridge:
         header = message.header
         if isinstance(header, Submit):
             self._submit(header, message.payload)
-        elif isinstance(header, Abort | Signal | Stop):
+        elif isinstance(header, Abort | Signal | Stop | Where):
             if isinstance(header, Stop):
                 self._live -= set(header.engines)
                 if header.controller or not self._live:
@@ -224,6 +255,8 @@ class Bridge:
             self._hand_on(dict.fromkeys(header.engines, message))
         elif isinstance(header, Supply | Consumed):
             self._hand_on({header.engine: message})
+        elif isinstance(header, WelcomeWorld):
+            self._welcomed(header)
         elif isinstance(header, Heartbeat):
             if header.echo:
                 self.post(Message(Heartbeat()))
@@ -235,12 +268,14 @@ class Bridge:
 
     def _hand_on(self, messages: dict[int, Message]) -> None:
         known = {
-            self._ranks[engine]: message for engine, message in messages.items() if engine in self._ranks
+            self._ranks[engine]: message
+            for engine, message in messages.items()
+            if engine in self._ranks and engine not in self._dead
         }
-        self._route(known, 0, False)
+        if known:
+            self._route(known, 0, False)
 
     def _submit(self, header: Submit, payload: Sequence[Any]) -> None:
-        self._open += len(header.engines)
         common = payload[: header.common]
         messages = {}
         start = header.common
@@ -248,8 +283,13 @@ class Bridge:
             own = header
             if header.parts:
                 own = msgspec.structs.replace(header, engines=[engine], parts=[count])
-            messages[self._ranks[engine]] = Message(own, [*common, *payload[start : start + count]])
+            if engine not in self._dead:
+                messages[self._ranks[engine]] = Message(own, [*common, *payload[start : start + count]])
             start += count
+        # The controller fails the tasks of engines that have died since; it will hear of that.
+        self._open += len(messages)
+        if not messages:
+            return
         size = sum(wire_frames.nbytes(frame) for frame in common)
         self._route(messages, header.common, size >= COLLECTIVE and len(messages) > 2)
 

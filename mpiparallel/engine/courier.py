@@ -19,32 +19,25 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mpiparallel.config import Config
+from mpiparallel.engine import recovery
 from mpiparallel.engine.bridge import Bridge, Line
 from mpiparallel.engine.executor import Executor
-from mpiparallel.engine.mail import Mail
+from mpiparallel.engine.leader import Leader
+from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
-from mpiparallel.engine.overseer import Overseer
 from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
 from mpiparallel.wire.messages import (
     Abort,
-    AnyHeader,
-    Blocked,
-    Broken,
     Consumed,
     Cut,
     Examine,
-    Lacks,
-    Ledgers,
+    Held,
     Message,
-    Notice,
-    Output,
     Renew,
     Result,
     Signal,
@@ -54,16 +47,16 @@ from mpiparallel.wire.messages import (
     Task,
     WelcomeWorld,
     Where,
-    Whereabouts,
 )
+
+if TYPE_CHECKING:
+    from mpiparallel.engine.guard import Guard
 
 SPIN = 0.002  # seconds of yielding before an idle engine naps: a request's way to the client and back
 NAP_MIN, NAP_MAX = 0.00005, 0.005  # its naps, growing
 STANDBY = 0.01  # how often the thread looks whether it is its turn
-TICK = 0.5  # seconds between looks at the clock's business
-OVERSIGHT = 0.1  # ... and between the leading rank's looks at everybody's waits
 GRACE = 3.0  # seconds that user code has to end when the world does
-LEAVE = Stop([], controller=True)  # rank 0 tells the others to end
+LEAVE = Stop([], controller=True)  # the leader tells the others to end
 
 
 class Courier(threading.Thread):
@@ -73,28 +66,31 @@ class Courier(threading.Thread):
     ----------
     world
     line
-        How to reach the controller; used by rank 0 only.
+        How to reach the controller: for the leading rank, and for those that may have to take its place.
+    guard
+        What watches over the MPI calls of user code; None: nothing does.
     """
 
-    def __init__(self, world: World, line: Line | None, config: Config) -> None:
+    def __init__(self, world: World, line: Line, config: Config, guard: Guard | None) -> None:
         super().__init__(name="courier", daemon=True)
-        self.world, self._config = world, config
+        self.world, self._line, self._config, self._guard = world, line, config, guard
         self.mail = Mail(world, self._from_mail)
-        self.bridge = Bridge(line, world, self._route) if line is not None else None
+        self.bridge = Bridge(line, world, self._route) if world.rank == world.leader else None
+        self.leader: Leader | None = None
         # Given by `equip`, before `serve` and `start`.
         self.executor: Executor
         self.output: OutputCapture
         self.watcher: Watcher
-        self.overseer: Overseer | None = None  # on the leading rank
+        self._first = 0  # the engine id of rank 0
         self.reason = ""
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._outbox: deque[Message] = deque()
         self._drive = threading.Lock()
         self._leaving: str | None = None
-        self._last_tick = self._last_oversight = time.monotonic()
+        self.can_finalize = True  # whether MPI_Finalize will not hang
 
     def register(self) -> WelcomeWorld:
-        """Introduce the world to the controller. Called on rank 0 before the thread starts."""
+        """Introduce the world to the controller. Called on the leading rank before the thread starts."""
         assert self.bridge is not None
         return self.bridge.register()
 
@@ -105,9 +101,15 @@ class Courier(threading.Thread):
     def equip(self, executor: Executor, output: OutputCapture, watcher: Watcher) -> None:
         """Take the parts that are made when the controller has said which engine this is."""
         self.executor, self.output, self.watcher = executor, output, watcher
+        self._first = executor.engine_id - self.world.rank
         self._handlers = self._make_handlers()
         if self.bridge is not None:
-            self.lead()
+            self._lead(self.bridge)
+
+    def _lead(self, bridge: Bridge) -> None:
+        """Take up the leading rank's part."""
+        self.bridge = bridge
+        self.leader = Leader(self.world, self.mail, bridge, self._first, self._config.notice_after)
 
     # ------------------------------------------------------------ the two threads
 
@@ -152,25 +154,22 @@ class Courier(threading.Thread):
     def _step(self) -> bool:
         """Move everything that can be moved now; return whether there was anything."""
         busy = self.output.pump()
-        busy = self.mail.progress() or busy
-        now = time.monotonic()
+        try:
+            busy = self.mail.progress() or busy
+        except RanksLost:
+            self._recover()
+            return True
         if self.executor.busy:
-            self.watcher.look(now)
+            self.watcher.look(time.monotonic())
         busy = self._send_outbox() or busy
-        if self.bridge is not None:
-            busy = self.bridge.progress() or busy
-            if now - self._last_tick > TICK:
-                self._last_tick = now
-                self.bridge.tick()
-            if now - self._last_oversight > OVERSIGHT:
-                self._last_oversight = now
-                self._oversee(now)
-            if self.bridge.stopped_by is not None:
-                self._end_world(self.bridge.stopped_by)
+        if self.leader is not None:
+            busy = self.leader.progress() or busy
+            if self.leader.bridge.stopped_by is not None:
+                self._end_world(self.leader.bridge.stopped_by)
         return busy
 
     def _nap(self, seconds: float) -> None:
-        # Rank 0 wakes at once for its socket, which alone brings work when nothing is under way.
+        # The leader wakes at once for its socket, which alone brings work when nothing is under way.
         if self.bridge is not None and self.bridge.quiet:
             seconds = NAP_MAX
         if self.bridge is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
@@ -183,9 +182,9 @@ class Courier(threading.Thread):
         if not outbox:
             return False
         messages = [outbox.popleft() for _ in range(min(len(outbox), 256))]
-        if self.bridge is not None:
+        if self.leader is not None:
             for message in messages:
-                self._to_leader(self.world.rank, message)
+                self.leader.take(self.world.rank, message)
         else:
             self.mail.post(self.world.leader, messages)
         return True
@@ -193,24 +192,19 @@ class Courier(threading.Thread):
     # ------------------------------------------------------------ messages
 
     def _route(self, messages: dict[int, Message], n_common: int, collective: bool) -> None:
-        """Hand the bridge's messages to the ranks they are for. On the leading rank only."""
-        assert self.overseer is not None
-        header = next(iter(messages.values())).header if messages else None
-        if isinstance(header, Submit):
-            self.overseer.submitted(header.request, header.client, messages)
-        elif isinstance(header, Signal) and header.signum == signal.SIGINT:
-            self.overseer.interrupted(messages, time.monotonic())
-        if len(messages) == 1 and self.world.rank in messages:
-            self.mail.deliver_here(messages[self.world.rank])
-        else:
-            self.mail.post_to_all(messages, n_common, collective)
+        """Hand the bridge's messages to the ranks they are for."""
+        assert self.leader is not None
+        self.leader.route(messages, n_common, collective)
 
     def _from_mail(self, source: int, message: Message) -> None:
         handle = self._handlers.get(type(message.header))
         if handle is not None:
             handle(message)
+        elif self.leader is not None:
+            self.leader.take(source, message)
         else:
-            self._to_leader(source, message)
+            # Sent to a leader that we are about to become.
+            self.post(message)
 
     def _make_handlers(self) -> dict[type, Callable[[Any], None]]:
         """Return what is done with messages for a rank; all others are for the leader."""
@@ -237,57 +231,43 @@ class Courier(threading.Thread):
         else:
             self.executor.abort()
 
-    # ------------------------------------------------------------ the leading rank
+    # ------------------------------------------------------------ ranks that die
 
-    def lead(self) -> None:
-        """Take up the leading rank's part: the bridge, and the overseer of everybody's waits."""
-        self.overseer = Overseer(
-            self.world.rank, self.world.alive,
-            self._tell, self._renew, self._notice, self._config.notice_after,
-        )  # fmt: skip
+    def _recover(self) -> None:
+        """Go on without the ranks that have died, perhaps as their leader."""
+        loss = recovery.recover(self.world, self.mail, self._revoke_users)
+        if self.leader is not None:
+            self.leader.lost(loss.ranks)
+        elif self.world.rank == self.world.leader:
+            self._lead(Bridge(self._line, self.world, self._route))
+            assert self.leader is not None
+            self.leader.succeed()
+        n_lost = len(self.world.lost)
+        self.post(Message(Held(self.world.rank, n_lost, self._held(), dict(self.executor.ended))))
+        self.watcher.after_loss(loss.new_leader)
+        if loss.new_leader:
+            self.output.begin_anew()
 
-    def _to_leader(self, rank: int, message: Message) -> None:
-        """Take what `rank` has to say to the leading rank, which this is, or to the controller."""
-        assert self.bridge is not None and self.overseer is not None
-        header = message.header
-        now = time.monotonic()
-        if isinstance(header, Blocked):
-            self.overseer.blocked(header, now)
-        elif isinstance(header, Ledgers):
-            self.overseer.ledgers(header, now)
-        elif isinstance(header, Broken):
-            self.overseer.broken(header)
-        elif isinstance(header, Output | Result | Lacks | Notice | Whereabouts):
-            if isinstance(header, Result):
-                self.overseer.result(rank, header, now)
-            self.bridge.post(message)
+    def _held(self) -> dict[str, str]:
+        """Return the requests that this rank has yet to answer, and their clients."""
+        held = self.executor.held()  # before the results, so that nothing is in neither place
+        for message in list(self._outbox):
+            if isinstance(message.header, Result):
+                held.setdefault(message.header.request, "")
+        return held
 
-    def _tell(self, rank: int, header: AnyHeader) -> None:
-        if rank == self.world.rank:
-            self.mail.deliver_here(Message(header))
-        else:
-            self.mail.post(rank, [Message(header)])
-
-    def _renew(self, ranks: Sequence[int], order: Renew) -> None:
-        order = msgspec.structs.replace(order, made=self.mail.new_comm(ranks))
-        for rank in ranks:
-            self._tell(rank, order)
-
-    def _notice(self, client: str, request: str, text: str) -> None:
-        assert self.bridge is not None
-        self.bridge.post(Message(Notice(client, request, text)))
-
-    def _oversee(self, now: float) -> None:
-        assert self.overseer is not None
-        self.overseer.tick(now)
+    def _revoke_users(self) -> None:
+        if self._guard is not None:
+            self._guard.revoke_all("a rank has died")
 
     # ------------------------------------------------------------ the end
 
     def _end_world(self, reason: str) -> None:
         if self._leaving is None:
             self._leaving = self.reason = reason
-            for rank in range(1, self.world.size):
-                self.mail.post(rank, [Message(LEAVE)])
+            for rank in self.world.alive:
+                if rank != self.world.rank:
+                    self.mail.post(rank, [Message(LEAVE)])
 
     def _leave(self) -> None:
         """End user code, say goodbye, and let the ranks part together.
@@ -299,7 +279,7 @@ class Courier(threading.Thread):
         self.executor.abort()
         deadline = time.monotonic() + GRACE
         interrupt_at = 0.0
-        barrier = None
+        parting = recovery.Parting(self.world, self.mail)
         together = False
         while not together and time.monotonic() < deadline:
             self._last_steps()
@@ -307,10 +287,8 @@ class Courier(threading.Thread):
                 if time.monotonic() > interrupt_at:
                     interrupt_at = time.monotonic() + 0.5
                     os.kill(os.getpid(), signal.SIGINT)
-            elif barrier is None:
-                barrier = self.world.bulk.Ibarrier()
             else:
-                together = barrier.Test()
+                together = parting.done()
             time.sleep(0.001)
         if self.bridge is not None:
             self.bridge.close(self.reason)
@@ -318,13 +296,17 @@ class Courier(threading.Thread):
             # Somebody is stuck, so MPI_Finalize would be, too. The first to leave takes the others along.
             os.write(self.output.log, b"mpiparallel: not all ranks ended in time; no MPI_Finalize\n")
             os._exit(1)
+        self.can_finalize = parting.can_finalize
 
     def _last_steps(self) -> None:
         self.output.pump()
-        self.mail.progress()
+        try:
+            self.mail.progress()
+        except RanksLost:
+            return  # `Parting` sees to it
         self._send_outbox()
-        if self.bridge is not None:
-            self.bridge.progress()
+        if self.leader is not None:
+            self.leader.progress()
 
 
 class _Pace:

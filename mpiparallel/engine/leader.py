@@ -1,23 +1,24 @@
 """What only the leading rank does: the bridge to the controller, and the overseeing of everybody's waits.
 
-Part of that rank's courier, which calls it. When the leader dies, the next rank becomes it: it asks nobody, for
-all ranks tell it what they hold after every death, and speaks to the controller when it has heard all.
+Part of that rank's courier, which calls it. When the leader dies, the next rank becomes it: it asks nobody,
+for all ranks tell it what they hold after every death, and speaks to the controller when it has heard all.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from mpiparallel import peek
 from mpiparallel.engine.bridge import Bridge
 from mpiparallel.engine.mail import Mail, RanksLost
-from mpiparallel.engine.overseer import Overseer
+from mpiparallel.engine.overseer import Overseer, Request
+from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
 from mpiparallel.wire.messages import (
     AnyHeader,
@@ -31,6 +32,7 @@ from mpiparallel.wire.messages import (
     Result,
     Signal,
     Submit,
+    Where,
     Whereabouts,
 )
 
@@ -46,15 +48,21 @@ class Leader:
     world, mail
     bridge
         Connected already, or to be resumed when all ranks have said what they hold (`succeed`).
+    first
+        The engine id of rank 0.
     notice_after
         Seconds after which a wait is told to the client.
     """
 
-    def __init__(self, world: World, mail: Mail, bridge: Bridge, notice_after: float) -> None:
+    def __init__(
+        self, world: World, mail: Mail, bridge: Bridge, first: int, notice_after: float
+    ) -> None:
         self._world, self._mail, self.bridge = world, mail, bridge
+        self._first = first
         self.overseer = Overseer(
             world.rank, world.alive, self._tell, self._renew, self._notice, notice_after
-        )  # fmt: skip
+        )
+        self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
         self._put_off: list[tuple[Sequence[int], Renew]] = []  # communicators that a death has prevented
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
         self._last_tick = self._last_oversight = time.monotonic()
@@ -77,7 +85,7 @@ class Leader:
         elif isinstance(header, Held):
             self._take_held(header)
         elif isinstance(header, Whereabouts):
-            self.bridge.whereabouts(header)
+            self._questions.take(header)
         else:
             self.bridge.post(message)
 
@@ -86,12 +94,23 @@ class Leader:
         header = next(iter(messages.values())).header if messages else None
         if isinstance(header, Submit):
             self.overseer.submitted(header.request, header.client, messages)
+        elif isinstance(header, Where):
+            self._questions.ask(header.query, messages, time.monotonic())
         elif isinstance(header, Signal) and header.signum == signal.SIGINT:
             self.overseer.interrupted(messages, time.monotonic())
+        elif isinstance(header, Signal) and header.signum == signal.SIGKILL:
+            messages = self._kill(messages)
         if len(messages) == 1 and self._world.rank in messages:
             self._mail.deliver_here(messages[self._world.rank])
         else:
             self._mail.post_to_all(messages, n_common, collective)
+
+    def _kill(self, messages: dict[int, Message]) -> dict[int, Message]:
+        """Kill ranks of this host, which may not listen; return the messages for the others, and for us."""
+        here = {rank for rank in messages if self._world.has_here(rank) and rank != self._world.rank}
+        for rank in here:
+            os.kill(self._world.pids[rank], signal.SIGKILL)
+        return {rank: message for rank, message in messages.items() if rank not in here}
 
     # ------------------------------------------------------------ what goes out
 
@@ -112,6 +131,8 @@ class Leader:
             self._tell(rank, order)
 
     def _notice(self, client: str, request: str, text: str) -> None:
+        if not client:
+            return  # known only by a result that was on its way when the leader died
         self.bridge.post(Message(Notice(client, request, text)))
 
     # ------------------------------------------------------------ all the time
@@ -124,6 +145,7 @@ class Leader:
             self._last_oversight = now
             self.overseer.tick(now)
             self._look_at_silent()
+            self._questions.tick(now)
         if now - self._last_tick > TICK:
             self._last_tick = now
             if self._held is None:
@@ -131,17 +153,26 @@ class Leader:
         return busy
 
     def _look_at_silent(self) -> None:
-        """Tell clients of ranks whose couriers do not answer: user code keeps the GIL."""
+        """Interrupt ranks whose couriers do not answer from outside, and tell clients what they are in."""
         while self.overseer.silent:
             rank = self.overseer.silent.pop()
             requests = self.overseer.open_on(rank)
             if requests and self._world.has_here(rank):
-                client, name = requests[0].client, requests[0].name
-                threading.Thread(target=self._look, args=(rank, client, name), daemon=True).start()
+                os.kill(self._world.pids[rank], signal.SIGINT)  # C code may hear it, though Python does not
+                look = threading.Thread(target=self._look, args=(rank, requests[0]), daemon=True)
+                look.start()
 
-    def _look(self, rank: int, client: str, name: str) -> None:
+    def _look(self, rank: int, request: Request) -> None:
+        engine = self._first + rank
         seen = peek.look(self._world.pids[rank], native=True)
-        self._notice(client, name, self.bridge.describe_stuck(rank, seen))
+        where = seen.detail or "user code holds the GIL in C code"
+        if seen.stack:
+            file, line, function = seen.stack[-1]
+            where += f", called by {function} in {file}, line {line}"
+        if seen.native:
+            where += f" ({' > '.join(seen.native[-4:])})"
+        text = f"engine {engine} does not answer: {where}; client.send_signal('KILL', {engine}) ends it"
+        self._notice(request.client, request.name, text)
 
     # ------------------------------------------------------------ when ranks die
 
@@ -151,8 +182,9 @@ class Leader:
         if self._held is not None:
             self._held = {}
         else:
-            self.bridge.lost(ranks)
-        self.overseer.lost(ranks, {rank: self.bridge.cause(rank) for rank in ranks}, now)
+            self.bridge.lost(ranks, sum(len(self.overseer.open_on(rank)) for rank in ranks))
+        self._questions.lost(ranks)
+        self.overseer.lost(ranks, {}, now)
         put_off, self._put_off = self._put_off, []
         for members, order in put_off:
             alive = [rank for rank in members if rank in self._world.alive]
@@ -162,7 +194,7 @@ class Leader:
     def succeed(self) -> None:
         """Take over from a leader that has died."""
         self._held = {}
-        self.overseer.lost(self._world.lost, {rank: self.bridge.cause(rank) for rank in self._world.lost}, 0.0)
+        self.overseer.lost(self._world.lost, {}, time.monotonic())
 
     def _take_held(self, held: Held) -> None:
         if self._held is None or held.lost != len(self._world.lost):
@@ -180,13 +212,3 @@ class Leader:
                     self.overseer.ended_before(name, rank, told[rank].ended[name])
         self.bridge.resume({rank: list(one.open) for rank, one in told.items()})
 
-
-def held_by(
-    rank: int, world: World, open_here: dict[str, str], unsent: Sequence[Any], ended: dict[str, str]
-) -> Held:
-    """Return what a rank tells the leader after a death."""
-    requests = dict(open_here)
-    for message in unsent:
-        if isinstance(message.header, Result):
-            requests.setdefault(message.header.request, "")
-    return Held(rank, len(world.lost), requests, dict(ended))

@@ -37,7 +37,7 @@ class OutputCapture:
 
     def __init__(self, engine_id: int, post: Callable[[Message], None], window: int) -> None:
         self._engine_id, self._post = engine_id, post
-        self._credit = window
+        self._window = self._credit = window
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._task: tuple[str, str] | None = None  # request and client of the last task
@@ -87,7 +87,13 @@ class OutputCapture:
     def credit(self, size: int) -> None:
         """Take back room that the client's reading has made."""
         with self._room:
-            self._credit += size
+            self._credit = min(self._credit + size, self._window)
+            self._room.notify_all()
+
+    def begin_anew(self) -> None:
+        """Take the client to owe nothing: a new bridge and the controller begin to count anew."""
+        with self._room:
+            self._credit = self._window
             self._room.notify_all()
 
     def discard(self) -> None:

@@ -131,10 +131,10 @@ class Watcher:
         wait = guard.current() if guard is not None else None
         ledgers = guard.ledgers(question.comms) if guard is not None else {}
         after = guard.current() if guard is not None else None
-        if wait is not None and (after is None or after.number != wait.number):
-            wait, ledgers = None, {}
+        if (wait.number if wait else None) != (after.number if after else None):
+            ledgers = {}
         queued = len(executor.queued())
-        answer = Ledgers(self._rank, question.round, executor.tasks, queued, executor.busy, wait, ledgers)
+        answer = Ledgers(self._rank, question.round, executor.tasks, queued, executor.busy, after, ledgers)
         self._post(Message(answer))
 
     def signal(self, message: Signal) -> None:
@@ -153,11 +153,15 @@ class Watcher:
         else:
             self._guard.cut(order.number, DeadlockError(failure.evalue))
 
-    def tell_broken(self) -> None:
-        """Report communicators that were broken while no task ran."""
-        if self._guard is not None and not self._executor.busy:
-            for comm, members, topology in self._guard.take_broken():
-                self._post(Message(Broken(self._rank, comm, members, topology)))
+    def after_loss(self, new_leader: bool) -> None:
+        """Report what ranks' deaths have broken, and to a new leader what the last one was told."""
+        if new_leader:
+            self._reported = None
+        if self._guard is None or (self._executor.busy and not new_leader):
+            return
+        self._guard.take_broken()
+        for comm, members, topology in self._guard.all_broken():
+            self._post(Message(Broken(self._rank, comm, members, topology)))
 
     def renew(self, order: Renew, take: Callable[[int], Any]) -> None:
         """Put the new communicator in the place of one that is broken, when its turn in the queue comes.

@@ -33,7 +33,15 @@ import msgspec
 from msgspec import Meta
 
 from mpiparallel.wire.fields import (
-    Count, Digest, EngineId, Engines, Identifier, NBytes, Option, Ranks, Text,
+    Count,
+    Digest,
+    EngineId,
+    Engines,
+    Identifier,
+    NBytes,
+    Option,
+    Ranks,
+    Text,
 )  # fmt: skip
 from mpiparallel.wire.waits import Ledger, Place, Wait
 

@@ -82,14 +82,14 @@ class Guard:
         """Take it that a thread never calls MPI on guarded communicators."""
         self._own_threads.add(thread)
 
-    def revoke_all(self) -> bool:
+    def revoke_all(self, reason: str = "it was revoked to end a call that did not hear an interrupt") -> bool:
         """End all calls on guarded communicators, even in C libraries; False where MPI cannot."""
         if not self.can_revoke:
             return False
         for state in list(registry.states.values()):
-            for comm in state.objects()[:1]:
+            for comm in state.objects()[:1] if len(state.members) > 1 else ():
                 Comm.Revoke(comm)
-                faults.mark_broken(state, "it was revoked to end a call that did not hear an interrupt")
+                faults.mark_broken(state, reason)
         return True
 
     # ------------------------------------------------------------ the main thread
@@ -116,6 +116,11 @@ class Guard:
         broken = [(state.id, list(state.members), state.topology) for state in faults.newly_broken]
         faults.newly_broken.clear()
         return broken
+
+    def all_broken(self) -> list[tuple[str, list[int], list[list[int]]]]:
+        """Return id, members and grid of all communicators that are broken now."""
+        states = [state for state in list(registry.states.values()) if state.broken is not None]
+        return [(state.id, list(state.members), state.topology) for state in states]
 
     def renew(self, id: str, comm: Any, members: Sequence[int], fresh: str | None = None) -> None:
         """Put a new communicator in the place of one that is broken; every reference to it is healed.
