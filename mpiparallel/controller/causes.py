@@ -20,32 +20,46 @@ from typing import NamedTuple
 
 CRASHES = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"}
 SILENT = "is gone without a word: killed by SIGKILL, or ended in C code"
+_DOUBT = ", the first that was seen to end"
 _EXIT = "ended by itself with exit code "
 OOM = "ran out of memory: the kernel's OOM killer ended it"
 
 
 class Death(NamedTuple):
-    """The end of one rank's process. `status` is as of ``os.wait``, if known; `oom` what the kernel said."""
+    """The end of one rank's process. `status` is as of ``os.wait``, if known; `oom` what the kernel said;
+    `asked` whether a client had it killed.
+    """
 
     rank: int
     status: int | None = None
     oom: bool = False
+    asked: bool = False
 
 
 class Cause(NamedTuple):
     """What is told of the end of a world, or of a rank. `final`: waiting will not make it better."""
 
-    rank: int | None
+    rank: int
     text: str
     final: bool
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether another rank may have been the first."""
+        return self.text.endswith(_DOUBT)
+
 
 class _Said(NamedTuple):
-    """What a log says of the end of a rank. `sure`: it names the culprit, not just one that ended."""
+    """What a log says of the end of a rank.
+
+    `sure`: it names the culprit, not just one that ended. `weak`: perhaps one that the launcher has killed:
+    MPICH's names any of them on a busy machine.
+    """
 
     rank: int
     how: str
     sure: bool = False
+    weak: bool = False
 
 
 def find(
@@ -79,15 +93,14 @@ def _culprit(said: dict[int, _Said], deaths: Sequence[Death], alone: bool) -> in
     """Return the rank that died first: by what is surest."""
     if alone and deaths:
         return deaths[0].rank
-    sure = [rank for rank, one in said.items() if one.sure]
+    sure = [rank for rank, one in said.items() if one.sure] + [death.rank for death in deaths if death.asked]
     starved = [death.rank for death in deaths if death.oom]
     # mpiexec ends the others by SIGTERM and SIGKILL: whoever ended in another way did so by itself.
-    # Some launchers name one that they have killed themselves.
-    seen = [death.rank for death in deaths]
     by_itself = [death.rank for death in deaths if death.status is not None and not _may_be_mpiexec(death)]
+    seen = [death.rank for death in deaths]
     first = [rank for rank, one in said.items() if not one.how.startswith("was killed")]
-    likely = sorted({*said, *by_itself}, key=lambda rank: seen.index(rank) if rank in seen else len(seen))
-    for ranks in (sure, starved, first, likely, seen):
+    named = [rank for rank, one in said.items() if not one.weak]
+    for ranks in (sure, starved, first, named, by_itself, seen, said):
         for rank in ranks:
             return rank
     return None
@@ -107,14 +120,20 @@ def _how(said: _Said | None, death: Death | None, log: str, alone: bool) -> tupl
     if death is None or death.status is None:
         if said is None:
             return _crash("", log) or SILENT, False
-        return _crash(said.how, log) or said.how, True
+        doubt = _DOUBT if said.weak and not alone else ""
+        return _crash(said.how, log) or said.how + doubt, not said.weak
     if os.WIFSIGNALED(death.status):
         name = _signal_name(os.WTERMSIG(death.status))
         if name in CRASHES:
             how = _crash(name, log)
             return how or f"crashed: {_description(os.WTERMSIG(death.status))} ({name})", bool(how)
         how = f"was killed by signal {os.WTERMSIG(death.status)} ({name})"
-        return how, alone or said is not None
+        if death.asked:
+            return f"{how}, as a client asked for", True
+        if alone or (said is not None and not said.weak):
+            return how, True
+        # mpiexec may have killed it for another's death: under load that is sometimes seen first.
+        return (f"{how}{_DOUBT}" if _may_be_mpiexec(death) else how), False
     return f"{_EXIT}{os.WEXITSTATUS(death.status)}", False
 
 
@@ -155,7 +174,7 @@ def _read(log: str, pids: Sequence[int]) -> dict[int, _Said]:
         if int(one[1]) in pids:
             string = _MPICH_STRING.search(lines, one.end())
             how = _by_signal(int(string[1])) if string else _EXIT + one[2]
-            found.append(_Said(pids.index(int(one[1])), how))
+            found.append(_Said(pids.index(int(one[1])), how, weak=how.startswith("was killed")))
     said: dict[int, _Said] = {}
     for report in found:
         if report.rank < len(pids):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from signal import SIGKILL
 from typing import NamedTuple
 
 from mpiparallel.controller import causes
@@ -18,6 +19,7 @@ from mpiparallel.controller.lives import WorldState
 from mpiparallel.controller.state import World
 
 WAIT = 0.4  # seconds that the log has to tell of the cause
+WAIT_IN_DOUBT = 1.0  # ... when all that is known is of processes that mpiexec may have killed
 READ_EVERY = 0.03
 FAREWELL = 0.1  # seconds in which the goodbye of one that ended by itself may still arrive
 ENOUGH = 64 << 10  # bytes of the end of a log
@@ -59,6 +61,7 @@ class Deaths:
         self._worlds = worlds
         self.liveness = liveness or Liveness()
         self._pending: dict[tuple[str, int], _Pending] = {}  # by world and, when it survives, rank
+        self._killed: set[tuple[str, int]] = set()  # worlds and ranks: by clients
         self._logs: dict[str, int] = {}  # by world: how long its log was when it came
         self._lost_clients: list[Loss] = []
 
@@ -98,10 +101,14 @@ class Deaths:
                 self.liveness.forget(owner)
         for name in self._logs.keys() - self._worlds.keys():
             del self._logs[name]
+        self._killed = {one for one in self._killed if one[0] in self._worlds}
 
     def signal(self, world: World, engine: int, signum: int) -> bool:
         """Send a signal to an engine, if it is a process that is watched; return whether it was sent."""
-        return self.liveness.signal(_world(world.name), engine - world.first, signum)
+        sent = self.liveness.signal(_world(world.name), engine - world.first, signum)
+        if sent and signum == SIGKILL:
+            self._killed.add((world.name, engine - world.first))
+        return sent
 
     def pid(self, world: World, engine: int) -> int | None:
         """Return the process of an engine, if it is watched and lives."""
@@ -148,20 +155,22 @@ class Deaths:
             if now >= pending.read_at:
                 pending.read_at = now + READ_EVERY
                 pending.cause = self._find(world, pending.ends)
-            if now >= pending.until or (pending.cause is not None and pending.cause.final):
+            cause = pending.cause
+            assert cause is not None
+            until = pending.until
+            if cause.in_doubt and os.path.exists(world.hello.log):
+                until += WAIT_IN_DOUBT - WAIT
+            if now >= until or cause.final:
                 del self._pending[key]
-                assert pending.cause is not None
                 engines = [end.engine for end in pending.ends if end.engine is not None]
-                losses.append(Loss("", world.name, engines, pending.cause.text))
+                losses.append(Loss("", world.name, engines, cause.text))
         return losses
 
     def due(self) -> float:
         """Return when `losses` has something to do: a time, or infinity."""
         if self._lost_clients:
             return 0.0
-        return min(
-            (min(pending.until, pending.read_at) for pending in self._pending.values()), default=float("inf")
-        )
+        return min((pending.read_at for pending in self._pending.values()), default=float("inf"))
 
     def explain(self, world: World, reason: str) -> str:
         """Return a better reason for the loss of a world than `reason`, if its log has one."""
@@ -172,7 +181,8 @@ class Deaths:
         hello = world.hello
         log = _tail(hello.log, self._logs.get(world.name, 0))
         processes = list(zip(hello.hosts, hello.pids, strict=True))
-        deaths = [causes.Death(end.rank, end.status, end.oom) for end in ends]
+        killed = {rank for name, rank in self._killed if name == world.name}
+        deaths = [causes.Death(end.rank, end.status, end.oom, end.rank in killed) for end in ends]
         cause = causes.find(log, processes, deaths, hello.survives)
         return cause._replace(final=True) if cause and not hello.log and _was_killed(ends) else cause
 

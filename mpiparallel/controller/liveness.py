@@ -185,21 +185,31 @@ def exit_status(process: psutil.Process, descriptor: int) -> int | None:
 
     It does while the process is a zombie (``/proc``), and afterwards through its descriptor (Linux 6.15).
     """
-    if descriptor >= 0:
-        info = bytearray(_INFO_SIZE)
-        struct.pack_into("=Q", info, 0, _WITH_EXIT)
-        try:
-            fcntl.ioctl(descriptor, _GET_INFO, info)
-        except OSError:
-            info = bytearray(_INFO_SIZE)  # an older kernel
-        if struct.unpack_from("=Q", info)[0] & _WITH_EXIT:
-            return int(struct.unpack_from("=i", info, _EXIT_AT)[0])
+    status = _status_of_reaped(descriptor)
+    if status is None:
+        status = _status_of_zombie(process)
+    # Its parent may have waited for it in between.
+    return status if status is not None else _status_of_reaped(descriptor)
+
+
+def _status_of_reaped(descriptor: int) -> int | None:
+    if descriptor < 0:
+        return None
+    info = bytearray(_INFO_SIZE)
+    struct.pack_into("=Q", info, 0, _WITH_EXIT)
+    try:
+        fcntl.ioctl(descriptor, _GET_INFO, info)
+    except OSError:
+        return None  # an older kernel
+    told = struct.unpack_from("=Q", info)[0] & _WITH_EXIT
+    return int(struct.unpack_from("=i", info, _EXIT_AT)[0]) if told else None
+
+
+def _status_of_zombie(process: psutil.Process) -> int | None:
     try:
         with open(f"/proc/{process.pid}/stat", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
         # Another process may have got the number by now.
-        if fields[0] == "Z" and process.is_running():
-            return int(fields[-1])
+        return int(fields[-1]) if fields[0] == "Z" and process.is_running() else None
     except (OSError, psutil.Error):
         return None
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -102,7 +103,13 @@ def test_who_died_first_and_how_under_mpiexec(
             world.expect(Submit)
             (tmp_path / "go").touch()
             changed = client.expect(EnginesChanged)
-        assert (changed.removed, changed.reason) == ([0, 1, 2], f"rank 1 on {HOST} (pid {numbers[1]}) {what}")
+        assert changed.removed == [0, 1, 2]
+        if how == "kill" and flavour.dialect is not argv.Dialect.OPENMPI:
+            # On a busy machine it sometimes names another that it has killed, and the kernel is no surer.
+            wanted = rf"rank \d on {HOST} \(pid \d+\) {re.escape(what)}, the first that was seen to end"
+            assert re.fullmatch(wanted, changed.reason)
+        else:
+            assert changed.reason == f"rank 1 on {HOST} (pid {numbers[1]}) {what}"
     finally:
         (tmp_path / "go").touch()
         job.wait(30)
@@ -235,7 +242,12 @@ class TestWhere:
 
     @pytest.mark.skipif(not shutil.which("gdb"), reason="needs a debugger")
     def test_a_debugger_tells_of_c_functions(self, client, world, start_process) -> None:
-        process = start_process("import ctypes; ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)")
+        process = start_process(
+            """
+            import ctypes
+            ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)
+            """
+        )
         world.hello(1, pids=[process.pid])
         client.hello()
 
@@ -264,7 +276,8 @@ class TestSignals:
         client.hello()
         client.send(Signal([1], signal.SIGKILL, 1))
         assert client.expect(Answer) == Answer(1)
-        assert client.expect(EnginesChanged).reason == f"{name(1, processes[1])} {KILLED}"
+        reason = client.expect(EnginesChanged).reason
+        assert reason == f"{name(1, processes[1])} {KILLED}, as a client asked for"
         assert processes[0].poll() is None
 
     def test_sigkill_elsewhere_is_for_the_bridge(self, client: FakeClient, world: FakeWorld) -> None:
