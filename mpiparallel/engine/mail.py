@@ -114,11 +114,14 @@ class Mail:
         for rank, frames in packed.items():
             requests += self._send(rank, frames, group, len(shared), letter)
         if group:
-            requests += self._broadcast(self._groups[group], shared)
+            broadcast = self._broadcast(self._groups[group], shared)
+            requests += broadcast if not letter else []
         if self.rank in messages:
             # Our own engine may write to its frames, so it gets them when nobody reads them any more.
-            ready = [lambda: letter not in self._letters] if letter else []
-            self._arrivals.add(self.rank, Arrival([], requests, messages=[messages[self.rank]], ready=ready))
+            ready = [lambda: all(map(_is_over, requests))] if requests else []
+            if letter:
+                ready.append(lambda: letter not in self._letters)
+            self._arrivals.add(self.rank, Arrival([], messages=[messages[self.rank]], ready=ready))
 
     def deliver_here(self, message: Message) -> None:
         """Hand a message to this rank itself, behind those that are on their way to it."""
@@ -351,10 +354,7 @@ class Mail:
             for arrival in self._arrivals.drop(rank):
                 self._abandoned.append((arrival.requests + arrival.broadcasts, arrival.frames))
         for source, arrival in self._arrivals.waiting():
-            if source == self.rank:
-                # It waits for sends that may have failed; its letter tells when nobody reads its frames.
-                arrival.requests = [request for request in arrival.requests if not _is_over(request)]
-            elif arrival.broadcasts:
+            if arrival.broadcasts:
                 self._ask_again(source, arrival)
         self._abandoned = [one for one in self._abandoned if not all(map(_is_over, one[0]))]
 
