@@ -1,0 +1,62 @@
+"""Guarded communicators on real ranks: results, interrupts, cuts, ledgers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpiparallel.launch import argv, local, mpi
+
+pytestmark = pytest.mark.mpi
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent.parent
+
+
+def run_ranks(n: int, script: str, *arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    """Run a script of this folder on n ranks."""
+    flavour = mpi.detect(mpi.find_mpiexec(os.environ))
+    command = [sys.executable, str(HERE / script), *arguments]
+    env = argv.world_environment(os.environ, flavour, n=n, cores=local.cores(), root=os.geteuid() == 0)
+    env = {**env, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [flavour.mpiexec, *argv.mpiexec_arguments(n, command)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def all_fine(done: subprocess.CompletedProcess[str], n: int) -> None:
+    """Check that every rank came to its end."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Ranks may write into one another's lines.
+    assert sorted(re.findall(r"rank \d+ fine", done.stdout)) == [f"rank {rank} fine" for rank in range(n)]
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_results_are_those_of_mpi4py(n: int) -> None:
+    all_fine(run_ranks(n, "equality_ranks.py"), n)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_interrupt_ends_every_call_and_the_communicator_is_healed(n: int) -> None:
+    all_fine(run_ranks(n, "guard_ranks.py", "interrupts"), n)
+
+
+@pytest.mark.parametrize("scenario", ["cuts", "ledgers", "derived", "world", "threads"])
+def test_scenario(scenario: str) -> None:
+    all_fine(run_ranks(3, "ledger_ranks.py", scenario), 3)
+
+
+def test_abort_says_who_called_it() -> None:
+    done = run_ranks(2, "ledger_ranks.py", "abort")
+    assert done.returncode != 0
+    assert re.search(
+        r"mpiparallel: rank 1 \(pid \d+\) called MPI_Abort\(3\): ledger_ranks.py:\d+ in abort", done.stderr
+    )
