@@ -258,7 +258,7 @@ class Courier(threading.Thread):
 
     def _revoke_users(self) -> None:
         if self._guard is not None:
-            self._guard.revoke_all("a rank has died")
+            self._guard.ranks_died(self.world.lost)
 
     # ------------------------------------------------------------ the end
 

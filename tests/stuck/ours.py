@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ways import PRELUDE, RANKS, Way
 
+from mpiparallel.error import IPythonError
+
 if TYPE_CHECKING:
     from mpiparallel import AsyncResult, Client
 
-PATIENCE = 30.0  # seconds after which a way counts as one that hangs
+PATIENCE = 15.0  # seconds after which a way counts as one that hangs
 
 
 @dataclass
@@ -111,18 +113,12 @@ def _usable(rc: Client, began: float, expected: int) -> float | None:
         if len(rc.ids) != expected:
             return False
         try:
-            sums = rc[:].apply_async(_sum_of_ones).get(PATIENCE)
-        except Exception:  # whatever it is: it does not work yet
+            rc[:].execute("ones = comm.allreduce(1)", block=False).get(PATIENCE)
+            return bool(rc[:]["ones"] == [expected] * expected)
+        except IPythonError:  # engines may be on their way out, or in
             return False
-        return bool(sums == [expected] * expected)
 
     return time.monotonic() - began if _until(works) else None
-
-
-def _sum_of_ones() -> int:
-    from mpi4py import MPI
-
-    return int(MPI.COMM_WORLD.allreduce(1))
 
 
 def _kept(rc: Client, first: int) -> int:
@@ -130,7 +126,7 @@ def _kept(rc: Client, first: int) -> int:
     for engine in rc.ids:
         try:
             kept += rc[engine]["kept"] == 100 + engine - first
-        except Exception:  # the name is gone with the process that had it
+        except IPythonError:  # the name is gone with the process that had it
             continue
     return kept
 

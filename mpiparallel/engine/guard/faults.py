@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from mpiparallel.engine.guard.plain import Comm, Group, Request, Status
 from mpiparallel.engine.guard.state import CommState, Receive
+from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.error import PeerFailed
 
 # Seconds for a cancelled receive to end: the data of one that was matched may be on their way.
@@ -17,6 +18,8 @@ CANCEL_WITHIN = 1.0
 
 # MPI goes on to read and write these for as long as the process lives.
 kept: list[Any] = []
+# Ranks of the world that have died, as the courier knows.
+dead: list[int] = []
 # Communicators that cannot be used any more, until `Guard.take_broken` has told of them.
 newly_broken: list[CommState] = []
 
@@ -118,10 +121,13 @@ def _process_failed(
     """Raise `PeerFailed` with the rank that died, if it is known."""
     kept.append((request, held))
     mark_broken(state, f"{call} ended because a process died")
-    raise PeerFailed(_failed_rank(state), "its process died", f"in {call} on {state.name}") from error
+    where = f"this rank was in {call} on {state.name}, {line_text(user_frames())}"
+    raise PeerFailed(_failed_rank(state), "its process died", where) from error
 
 
 def _failed_rank(state: CommState) -> int:
+    if dead:
+        return dead[-1]
     for comm in state.objects():
         group = Comm.Get_failed(comm)
         try:

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.plain import File, Request, Status
 from mpiparallel.engine.guard.requests import GuardedRequest
-from mpiparallel.engine.guard.sync import Meeting, meet_on
+from mpiparallel.engine.guard.sync import meeting_on
 
 INFO_NULL = MPI.INFO_NULL
 
@@ -34,7 +34,7 @@ def _moving(name: str) -> Any:
         if self._meeting is None:
             plain(self, buf, status)
             return
-        self._meeting.check(f"File.{name}")
+        self._meeting.meet(f"File.{name}")
         self._meeting.wait(f"File.{name}", start(self, buf), status)
 
     return method
@@ -48,7 +48,7 @@ def _moving_at(name: str) -> Any:
         if self._meeting is None:
             plain(self, offset, buf, status)
             return
-        self._meeting.check(f"File.{name}")
+        self._meeting.meet(f"File.{name}")
         self._meeting.wait(f"File.{name}", start(self, offset, buf), status)
 
     return method
@@ -78,9 +78,14 @@ class GuardedFile(FromHandle, File, metaclass=StandIn, stands_for=File):
     @classmethod
     def Open(cls, comm: Any, filename: Any, amode: int = MPI.MODE_RDONLY, info: MPI.Info = INFO_NULL) -> File:
         """Open a file."""
-        meet_on(comm, "File.Open")
-        file = super().Open(comm, filename, amode, info)
-        file._meeting = Meeting(comm)
+        meeting = meeting_on(comm, "File.Open")
+        try:
+            file = super().Open(comm, filename, amode, info)
+        except MPI.Exception:
+            if meeting is not None:
+                meeting.free()
+            raise
+        file._meeting = meeting
         return file
 
     def Close(self: Any) -> None:

@@ -82,6 +82,11 @@ class Guard:
         """Take it that a thread never calls MPI on guarded communicators."""
         self._own_threads.add(thread)
 
+    def ranks_died(self, ranks: Iterable[int]) -> None:
+        """End the calls that may wait for these ranks: all. Their communicators have to be renewed."""
+        faults.dead.extend(ranks)
+        self.revoke_all(f"rank {faults.dead[-1]} has died")
+
     def revoke_all(self, reason: str = "it was revoked to end a call that did not hear an interrupt") -> bool:
         """End all calls on guarded communicators, even in C libraries; False where MPI cannot."""
         if not self.can_revoke:

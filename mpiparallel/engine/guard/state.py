@@ -121,6 +121,10 @@ class CommState:
         """What people call it."""
         return self._name() if self._name is not None else self.id
 
+    def call_it(self, name: Callable[[], str]) -> None:
+        """Let people be told this name."""
+        self._name = name
+
     def refuse(self, call: str) -> None:
         """Raise the error of a call on a broken communicator."""
         raise CommunicatorBroken(

@@ -4,55 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
+from mpiparallel.engine.guard import registry
 from mpiparallel.engine.guard.creation import meet
-from mpiparallel.engine.guard.faults import kept
-from mpiparallel.engine.guard.plain import Intracomm, Request, Status
+from mpiparallel.engine.guard.faults import broke_off
+from mpiparallel.engine.guard.plain import Comm, Request, Status
 from mpiparallel.engine.guard.waiting import nothing_known, wait
-from mpiparallel.error import CommunicatorBroken
 
 
 class Meeting:
-    """The ranks of a window or of a file, on a duplicate of their own: the user may free the communicator."""
+    """The ranks of a window or of a file, on a duplicate of their own: the user may free the communicator.
 
-    __slots__ = ("broken", "comm")
+    Parameters
+    ----------
+    comm
+        A guarded one.
+    label
+        What all its ranks call the duplicate.
+    """
 
-    def __init__(self, comm: Any) -> None:
-        self.broken = ""
-        self.comm, request = Intracomm.Idup(Intracomm(comm))
-        self.wait("Idup", request)
+    __slots__ = ("comm",)
+
+    def __init__(self, comm: Any, label: str) -> None:
+        self.comm = registry.adopt(Comm.Dup(comm), f"{label}/meeting")
+        name = comm._state.name
+        self.comm._state.call_it(lambda: name)
 
     def meet(self, call: str) -> None:
         """Wait for all ranks to come to this call."""
-        self.check(call)
-        self.wait(call, self.comm.Ibarrier())
-
-    def check(self, call: str) -> None:
-        """Raise an error if something was broken off here."""
-        if self.broken:
-            raise CommunicatorBroken(
-                f"{call}: cannot be used any more, because {self.broken}; make a new one"
-            )
+        meet(self.comm, call)
 
     def wait(self, call: str, request: Request, status: Status | None = None) -> None:
-        """Wait for a collective operation."""
+        """Wait for a collective operation to which all ranks have come."""
         try:
             if not request.Test(status):
                 wait(lambda: request.Test(status), call, nothing_known)
         except BaseException as error:
-            if request:
-                kept.append(request)
-                self.broken = f"{call} was broken off by {type(error).__name__}"
+            broke_off(error, self.comm._state, call, request, None)
             raise
 
     def free(self) -> None:
         """Let go of the duplicate."""
-        if not self.broken:
-            self.comm.Free()
+        self.comm.Free()
 
 
-def meet_on(comm: Any, call: str) -> Any:
-    """Wait for all ranks of a communicator to come to this call; return it as mpi4py knows it."""
-    if hasattr(comm, "_state"):
-        meet(comm, call)
-        comm._state.opaque = True
-    return comm
+def meeting_on(comm: Any, call: str) -> Meeting | None:
+    """Wait for all ranks of a communicator to come to this call; return how they meet from now on.
+
+    None if it is not guarded.
+    """
+    return Meeting(comm, meet(comm, call)) if hasattr(comm, "_state") else None

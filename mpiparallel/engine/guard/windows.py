@@ -14,14 +14,14 @@ from mpi4py import MPI
 from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.plain import Request, Win
 from mpiparallel.engine.guard.requests import GuardedRequest
-from mpiparallel.engine.guard.sync import Meeting, meet_on
+from mpiparallel.engine.guard.sync import Meeting, meeting_on
 from mpiparallel.engine.guard.waiting import nothing_known, wait
 
 INFO_NULL = MPI.INFO_NULL
 
 
-def _guarded(win: Any, comm: Any) -> Any:
-    win._meeting = Meeting(comm)
+def _guarded(win: Any, meeting: Meeting | None) -> Any:
+    win._meeting = meeting
     return win
 
 
@@ -49,28 +49,32 @@ class GuardedWin(FromHandle, Win, metaclass=StandIn, stands_for=Win):
     @classmethod
     def Create(cls, memory: Any, disp_unit: int = 1, info: MPI.Info = INFO_NULL, comm: Any = None) -> Win:
         """Create a window of memory that there is."""
-        comm = meet_on(MPI.COMM_SELF if comm is None else comm, "Win.Create")
-        return _guarded(super().Create(memory, disp_unit, info, comm), comm)
+        comm = MPI.COMM_SELF if comm is None else comm
+        meeting = meeting_on(comm, "Win.Create")
+        return _guarded(super().Create(memory, disp_unit, info, comm), meeting)
 
     @classmethod
     def Allocate(cls, size: int, disp_unit: int = 1, info: MPI.Info = INFO_NULL, comm: Any = None) -> Win:
         """Create a window with new memory."""
-        comm = meet_on(MPI.COMM_SELF if comm is None else comm, "Win.Allocate")
-        return _guarded(super().Allocate(size, disp_unit, info, comm), comm)
+        comm = MPI.COMM_SELF if comm is None else comm
+        meeting = meeting_on(comm, "Win.Allocate")
+        return _guarded(super().Allocate(size, disp_unit, info, comm), meeting)
 
     @classmethod
     def Allocate_shared(
         cls, size: int, disp_unit: int = 1, info: MPI.Info = INFO_NULL, comm: Any = None
     ) -> Win:
         """Create a window with memory that the ranks of a node share."""
-        comm = meet_on(MPI.COMM_SELF if comm is None else comm, "Win.Allocate_shared")
-        return _guarded(super().Allocate_shared(size, disp_unit, info, comm), comm)
+        comm = MPI.COMM_SELF if comm is None else comm
+        meeting = meeting_on(comm, "Win.Allocate_shared")
+        return _guarded(super().Allocate_shared(size, disp_unit, info, comm), meeting)
 
     @classmethod
     def Create_dynamic(cls, info: MPI.Info = INFO_NULL, comm: Any = None) -> Win:
         """Create a window to attach memory to."""
-        comm = meet_on(MPI.COMM_SELF if comm is None else comm, "Win.Create_dynamic")
-        return _guarded(super().Create_dynamic(info, comm), comm)
+        comm = MPI.COMM_SELF if comm is None else comm
+        meeting = meeting_on(comm, "Win.Create_dynamic")
+        return _guarded(super().Create_dynamic(info, comm), meeting)
 
     def Fence(self: Any, assertion: int = 0) -> None:
         """Wait for the operations of all ranks."""
