@@ -145,8 +145,9 @@ _OMPI_EXIT = re.compile(r"Process name: \[[^\]]*,(\d+)\] Exit code: (\d+)")
 _OMPI_ABORT = re.compile(
     r"MPI_ABORT was invoked on rank \d+ in .*? Proc: \[\[[^\]]*\],(\d+)\] Errorcode: (-?\d+)"
 )
-_MPICH_END = re.compile(r"= PID (\d+) RUNNING AT \S+ = EXIT CODE: (\d+)")
-_MPICH_STRING = re.compile(r"EXIT STRING: [^(]*\(signal (\d+)\)")
+_MPICH_END = re.compile(
+    r"= PID (\d+) RUNNING AT \S+ = EXIT CODE: \d+ =[^:]*EXIT STRING: [^(]*\(signal (\d+)\)"
+)
 _MPICH_ABORT = re.compile(r"Abort\((-?\d+)\) on node (\d+) \(rank \d+ in comm")
 _SRUN = re.compile(r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (.+)$", re.MULTILINE)
 _SLURM_OOM = re.compile(r"slurmstepd: error: .*(?:oom[-_ ]kill|Out Of Memory)", re.IGNORECASE)
@@ -172,8 +173,7 @@ def _read(log: str, pids: Sequence[int]) -> dict[int, _Said]:
     found += [_Said(int(one[1]), _EXIT + one[2]) for one in _OMPI_EXIT.finditer(lines)]
     for one in _MPICH_END.finditer(lines):
         if int(one[1]) in pids:
-            string = _MPICH_STRING.search(lines, one.end())
-            how = _by_signal(int(string[1])) if string else _EXIT + one[2]
+            how = _by_signal(int(one[2]))
             found.append(_Said(pids.index(int(one[1])), how, weak=how.startswith("was killed")))
     said: dict[int, _Said] = {}
     for report in found:

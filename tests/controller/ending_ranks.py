@@ -15,11 +15,18 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
+def abort() -> None:
+    """As engines do. MPICH's mpiexec may lose what was written just before."""
+    print(f"mpiparallel: rank 1 (pid {os.getpid()}) called MPI_Abort(7): here", file=sys.stderr, flush=True)
+    time.sleep(0.2)
+    MPI.COMM_WORLD.Abort(7)
+
+
 ENDS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crash": crash,
     "exit": lambda: os._exit(3),
-    "abort": lambda: MPI.COMM_WORLD.Abort(7),
+    "abort": abort,
 }
 
 faulthandler.enable()

@@ -142,6 +142,11 @@ def test_what_is_said_of_others_processes_does_not_count() -> None:
     assert find("", HOSTS, [], False) is None
 
 
+def test_half_a_message_says_nothing() -> None:
+    half, _, _ = mpich(9, "Killed").partition("YOUR APPLICATION")
+    assert find(half, HOSTS, [], False) is None
+
+
 class TestWho:
     """`mpiexec` kills the others; which death was seen first does not say who was the cause."""
 

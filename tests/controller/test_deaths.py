@@ -78,7 +78,7 @@ def name(rank: int, process: Process) -> str:
         ("kill", KILLED),
         ("crash", "crashed: Segmentation fault in crash, ending_ranks.py line 15"),
         ("exit", "ended by itself with exit code 3"),
-        ("abort", "called MPI_Abort(7)"),
+        ("abort", "called MPI_Abort(7) at here"),
     ],
 )
 def test_who_died_first_and_how_under_mpiexec(
