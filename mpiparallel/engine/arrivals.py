@@ -1,4 +1,4 @@
-"""What arrives at a rank, in order, while the long frames of some messages are still on their way. Part of `Mail`."""
+"""What arrives at a rank, in order, while long frames are still on their way. A part of `Mail`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mpiparallel.wire.messages import CONTROL, Message
 
 PIECE = 1 << 30  # bytes in one MPI call: counts are 32 bits wide
 LARGE = 1 << 20  # from here on NumPy's memory (huge pages) is worth its import
+
+PlainRequest = type(MPI.REQUEST_NULL)  # user code may have got another MPI.Request
 
 Deliver = Callable[[int, Message], None]
 
@@ -56,15 +58,15 @@ class Arrival:
         return self.frames[i]
 
     def is_complete(self, look: Callable[[], None] | None) -> bool:
-        """Whether all is there. `look` raises when a broadcast may have broken off, which then looks complete."""
+        """Whether all is there. `look` raises when a broadcast may have broken off: it then looks complete."""
         if self.broadcasts:
-            if not MPI.Request.Testall(self.broadcasts):
+            if not PlainRequest.Testall(self.broadcasts):
                 return False
             if look is not None:
                 look()
             self.broadcasts = []
         if self.requests:
-            if not MPI.Request.Testall(self.requests):
+            if not PlainRequest.Testall(self.requests):
                 return False
             self.requests = []
         return all(condition() for condition in self.ready)

@@ -5,16 +5,20 @@ made depends on the world:
 
 - Where a death ends the world anyway, the members call `Create_group`, which blocks until the slowest courier
   is there: they never wait for user code.
-- Where the world survives, nobody may block for a rank that will never come, and Open MPI's `Create_group` does
-  not return when a member dies. So all that are alive say that they are ready for order number k; then the
-  leader says "go", which everybody passes on to all, in case the leader dies meanwhile; then all shrink
-  ``COMM_WORLD``, and the lowest of those who came says what it is to be: the shrunk one itself, or a part of it.
+- Where the world survives, nobody may block for a rank that will never come, and Open MPI's `Create_group`
+  does not return when a member dies. So all that are alive say that they are ready for order number k; then
+  the leader says "go", which everybody passes on to all, in case the leader dies meanwhile; then all shrink
+  ``COMM_WORLD``, and the lowest of those who came says what it is to be: the shrunk one itself, or a part of
+  it.
 
-Known: Open MPI 5.0 crashes when it hears of a death in the microseconds in which it completes a communicator.
+Known: Open MPI 5.0 crashes when it hears of a death in the microseconds in which it completes a
+communicator. So the leader waits a moment after each: all ranks should have heard of it, and several often
+die together.
 """
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -27,6 +31,7 @@ from mpiparallel.engine.world import World
 NEW_GROUP, OLD_GROUP, NEW_COMM, READY, GO = 2, 3, 4, 5, 6  # tags
 WORLD_GROUP = 1  # the group of all ranks; 0 means "no broadcast"
 MAX_GROUPS = 16  # communicators kept for sets of targets
+SETTLE = 0.1  # seconds after a death in which no communicator is begun
 
 
 class CommLost(LookupError):
@@ -53,6 +58,7 @@ class Groups:
         self._orders: dict[int, tuple[int, Sequence[int]]] = {}  # k -> number, ranks
         self._ready: dict[int, set[int]] = {}  # k -> who is ready
         self._shrunk = 0  # the orders that were carried out
+        self._last_death = -SETTLE
 
     def __getitem__(self, number: int) -> Any:
         return self._comms[number]
@@ -106,7 +112,8 @@ class Groups:
         k = self._shrunk + 1
         if k not in self._ready or not self._ready[k].issuperset(self._world.alive):
             return False
-        self._go(k)
+        if time.monotonic() - self._last_death > SETTLE:
+            self._go(k)
         return True
 
     # ------------------------------------------------------------ on all ranks
@@ -143,13 +150,12 @@ class Groups:
         self._shrunk = k
         self._ready.pop(k, None)
         wanted, ranks = self._orders.pop(k, (0, ()))
-        if wanted:
+        if self._world.rank in ranks:
             self._made[wanted] = None  # until we know better
         try:
             self._make(self._world.everyone.Shrink(), wanted, ranks)
         except MPI.Exception:
-            # Another rank died in these microseconds. That is noticed soon, and who needs it begins another.
-            self._made.setdefault(wanted, None)
+            pass  # another rank died just now: that will be noticed, and who needs it begins another
 
     def _make(self, comm: Any, wanted: int, ranks: Sequence[int]) -> None:
         """Make of `comm` what its lowest rank wants."""
@@ -190,10 +196,10 @@ class Groups:
 
     def forget(self, new_leader: bool) -> None:
         """Go on after deaths: what a leader that died has begun comes to nothing."""
+        self._last_death = time.monotonic()
         if new_leader:
             self._made.update((number, None) for number, _ in self._orders.values())
             self._orders.clear()
-            self._ready.clear()
 
     def _create(self, number: int, ranks: Sequence[int]) -> Any:
         everybody = self._world.bulk.Get_group()

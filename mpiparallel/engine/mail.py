@@ -4,7 +4,8 @@ Owned by a courier: no other thread calls in here. An envelope is one MPI messag
 short payloads of any number of messages; long frames follow on a communicator of their own, one by one
 (`Isend`/`Irecv`) or, when many ranks get the same ones, by `Ibcast`::
 
-    envelope = group | broadcast frames | long frames | letter | their sizes ... | first frame of wire.frames.pack()
+    envelope = group | broadcast frames | long frames | letter | their sizes ...
+               | first frame of wire.frames.pack()
 
 Messages from one rank arrive in the order sent; those of the control lane overtake others whose long frames
 are still on their way.
@@ -24,7 +25,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiparallel.engine.arrivals import Arrival, Arrivals, Deliver, pieces
+from mpiparallel.engine.arrivals import Arrival, Arrivals, Deliver, PlainRequest, pieces
 from mpiparallel.engine.groups import Groups
 from mpiparallel.engine.world import World
 from mpiparallel.wire import frames as wire_frames
@@ -58,8 +59,8 @@ class Mail:
         self._arrivals = Arrivals(deliver)
         self._groups = Groups(world, self._tell)
         self._status = MPI.Status()
-        # The rest is used only where the world survives.
-        self._letters: dict[int, tuple[list[Any], set[int]]] = {}  # broadcasts: frames, and who has not got them
+        # The rest is used only where the world survives. Letters: their frames, and who has not got them.
+        self._letters: dict[int, tuple[list[Any], set[int]]] = {}
         self._last_letter = 0
         self._abandoned: list[tuple[list[Any], Any]] = []  # what MPI may still use
         self._buried = 0  # deaths that were dealt with
@@ -130,8 +131,8 @@ class Mail:
     def new_comm(self, ranks: Sequence[int]) -> int:
         """Begin a communicator of `ranks`, in that order; return its number. For the leader.
 
-        What is posted afterwards to the members, this rank among them, arrives when they have made it, or know
-        that it cannot be made. Control messages do not wait.
+        What is posted afterwards to the members, this rank among them, arrives when they have made it, or
+        know that it cannot be made. Control messages do not wait.
         """
         number = self._groups.new_comm(ranks)
         if self.rank in ranks:
@@ -208,7 +209,7 @@ class Mail:
     def _progress(self) -> bool:
         busy = False
         sends = self._sends
-        while sends and MPI.Request.Testall(sends[0][0]):
+        while sends and PlainRequest.Testall(sends[0][0]):
             sends.popleft()
             busy = True
         for _ in range(256):
@@ -248,7 +249,8 @@ class Mail:
     def _await(self, source: int, number: int) -> None:
         """Let what comes from `source` wait for a communicator."""
         if self._world.survives:
-            self._arrivals.add(source, Arrival([], messages=[], ready=[lambda: self._groups.is_decided(number)]))
+            ready = [lambda: self._groups.is_decided(number)]
+            self._arrivals.add(source, Arrival([], messages=[], ready=ready))
 
     def _received(self, rank: int, letter: int) -> None:
         waiting = self._letters[letter][1]
@@ -317,7 +319,7 @@ class Mail:
         self._trouble = error
 
     def bury(self) -> list[int]:
-        """Go on without the ranks that died since the last call; return them. The world has fewer `alive` then.
+        """Go on without the ranks that died since the last call; return them. `World.alive` has fewer then.
 
         Raises
         ------
@@ -330,7 +332,7 @@ class Mail:
             if time.monotonic() > deadline:
                 raise self._trouble
             time.sleep(0.001)
-            MPI.COMM_SELF.Iprobe()  # lets MPI hear of it
+            type(self._comm)(MPI.COMM_SELF).Iprobe()  # lets MPI hear of it
         self._trouble = None
         self._comm.Ack_failed()
         deaths = self._deaths()

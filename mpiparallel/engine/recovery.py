@@ -2,9 +2,9 @@
 
 See W. Bland et al., "Post-failure recovery of MPI communication capability" (IJHPCA 27, 2013). What is said
 there of a whole application holds here for user code alone: its communicators are revoked, which frees all
-that are blocked in them, and replaced by new ones (`Mail.new_comm`). The couriers' own point-to-point messages go
-on without a break, so dealing with a death is a local matter, and takes no agreement: each rank hears of it
-from MPI's runtime, forgets the dead, and the lowest that is alive leads.
+that are blocked in them, and replaced by new ones (`Mail.new_comm`). The couriers' own point-to-point
+messages go on without a break, so dealing with a death is a local matter, and takes no agreement: each rank
+hears of it from MPI's runtime, forgets the dead, and the lowest that is alive leads.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def recover(world: World, mail: Mail, revoke_users: Callable[[], None]) -> Loss:
 class Parting:
     """The end of a world: the ranks agree that all are done.
 
-    Where the world survives no collective is used, as it could hang: each rank that has ended tells the leader,
-    and leaves when the leader says that all have ended, or dies.
+    Where the world survives no collective is used, as it could hang: each rank that has ended tells the
+    leader, and leaves when the leader says that all have ended, or dies.
     """
 
     def __init__(self, world: World, mail: Mail) -> None:

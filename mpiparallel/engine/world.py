@@ -102,7 +102,7 @@ def join_world() -> World:
         mail=mail,
         bulk=bulk,
         survives=_can_lose_ranks(),
-        everyone=everyone,
+        everyone=MPI.Intracomm(everyone),  # an object of our own: the users' may get another communicator
     )
 
 
@@ -118,7 +118,7 @@ def _can_lose_ranks() -> bool:
     if vendor != "Open MPI" or version < (5,):
         return False
     address = MPI.COMM_WORLD.Get_attr(_MPI_FT)
-    return bool(address) and bool(ctypes.c_int.from_address(address).value)
+    return isinstance(address, int) and bool(ctypes.c_int.from_address(address).value)
 
 
 def user_names(engine_id: int) -> dict[str, Any]:
