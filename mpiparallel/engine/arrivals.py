@@ -58,7 +58,7 @@ class Arrival:
         return self.frames[i]
 
     def is_complete(self, look: Callable[[], None] | None) -> bool:
-        """Whether all is there. `look` raises when a broadcast may have broken off: it then looks complete."""
+        """Whether all is there. A broadcast that broke off may look so: then `look` raises."""
         if self.broadcasts:
             if not PlainRequest.Testall(self.broadcasts):
                 return False

@@ -16,7 +16,18 @@ from mpiparallel.engine.bridge import Bridge, Line
 from mpiparallel.engine.world import World
 from mpiparallel.error import ConnectionRefused
 from mpiparallel.wire import frames
-from mpiparallel.wire.messages import Heartbeat, Message, Output, Refused, Result, Submit, WelcomeWorld
+from mpiparallel.wire.messages import (
+    Abort,
+    EnginesLost,
+    Heartbeat,
+    Message,
+    Output,
+    Refused,
+    Result,
+    Submit,
+    WelcomeWorld,
+    Where,
+)
 
 WORLD = World("world", 0, 2, ["here", "here"], [1, 2], "an MPI", None, None)
 
@@ -48,13 +59,13 @@ def controller(tmp_path):
 def make_bridge(controller):
     made = []
 
-    def make(pid=None, timeout=5.0):
+    def make(pid=None, timeout=5.0, world=WORLD):
         info = ConnectionInfo(
             cluster_id="", role="engine", version="", host=socket.gethostname(), pid=pid or os.getpid(),
             addresses=[], local=controller.address, server_key="", public_key="", secret_key="",
         )  # fmt: skip
         routed = []
-        bridge = Bridge(Line(info, None, Config(), timeout), WORLD, lambda *args: routed.append(args))
+        bridge = Bridge(Line(info, None, Config(), timeout), world, lambda *args: routed.append(args))
         bridge.routed = routed
         made.append(bridge)
         return bridge
@@ -159,3 +170,67 @@ def test_control_overtakes_and_long_texts_make_small_batches(controller, make_br
         batches.append(received_by(controller))
     assert batches[0][0] == Heartbeat() and len(batches) >= 3
     assert [one.text[0] for batch in batches for one in batch if isinstance(one, Output)] == list("01234567")
+
+
+# ---------------------------------------------------------------- ranks that die
+
+
+def surviving_world(alive):
+    return World("world", alive[0], 3, ["here"] * 3, [1, 2, 3], "an MPI", None, None, True, alive)
+
+
+def test_a_death_is_told_and_what_comes_for_the_dead_goes_nowhere(controller, make_bridge):
+    bridge = make_bridge()
+    registered(bridge, controller)
+    bridge._receive(Message(Submit("c-1", "c", "clear", [4, 5])))
+    assert not bridge.quiet
+    bridge.post(Message(Result("c-1", 4, "ok")))
+    bridge.lost([1], 1)
+    bridge.progress()
+    assert set(map(type, received_by(controller))) == {EnginesLost, Result}
+    assert bridge.quiet  # nobody else has to answer
+    bridge.routed.clear()
+    bridge._receive(Message(Submit("c-2", "c", "clear", [5])))
+    bridge._receive(Message(Abort("c-1", [5])))
+    assert not bridge.routed and bridge.quiet
+    bridge._receive(Message(Where([4, 5], 1)))
+    assert [list(messages) for messages, _, _ in bridge.routed] == [[0]]
+
+
+def test_parts_of_the_living_stay_theirs(controller, make_bridge):
+    bridge = make_bridge()
+    registered(bridge, controller)
+    bridge.lost([0], 0)
+    bridge._receive(Message(Submit("c-1", "c", "scatter", [4, 5], parts=[1, 2]), [b"four", b"fi", b"ve"]))
+    [(messages, _, _)] = bridge.routed
+    assert list(messages) == [1] and messages[1].payload == [b"fi", b"ve"]
+
+
+def test_a_death_is_told_once(controller, make_bridge):
+    bridge = make_bridge()
+    registered(bridge, controller)
+    bridge.lost([1], 0)
+    bridge.lost([1], 0)
+    bridge.post(Message(Heartbeat()))
+    bridge.progress()
+    lost, heartbeat = received_by(controller)
+    assert isinstance(lost, EnginesLost) and lost.engines == [5] and heartbeat == Heartbeat()
+
+
+def test_the_next_leader_says_who_is_left_and_what_they_hold(controller, make_bridge):
+    bridge = make_bridge(world=surviving_world([1, 2]))
+    bridge.resume({1: ["c-1"], 2: ["c-1", "c-2"]})
+    assert not bridge.quiet  # results are to come
+    bridge.progress()
+    assert controller.socket.poll(5000)
+    sender, *received = controller.socket.recv_multipart()
+    [(hello, _)] = frames.unpack(received)
+    assert (hello.name, hello.hosts, hello.pids) == ("world", ["here"] * 3, [1, 2, 3])
+    assert (hello.lost, hello.held, hello.survives) == ([0], [[], ["c-1"], ["c-1", "c-2"]], True)
+    # The answer may bring work for a rank that was dead before.
+    welcome = Message(WelcomeWorld("1", "", [4, 5, 6], 5.0))
+    work = Message(Submit("c-3", "c", "clear", [4, 6]))
+    controller.socket.send_multipart([sender, *frames.pack([welcome, work])])
+    assert bridge.socket.poll(5000)
+    bridge.progress()
+    assert [list(messages) for messages, _, _ in bridge.routed] == [[2]]
