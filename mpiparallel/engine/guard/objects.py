@@ -23,7 +23,7 @@ from mpiparallel.engine.guard.plain import Intracomm, Topocomm
 from mpiparallel.engine.guard.steps import Steps
 from mpiparallel.engine.guard.waiting import wait
 
-BLOCK = 512  # bytes of a block for bcast: a size, and the object if it is that short
+BLOCK = 240  # bytes of a block for bcast: a size, and the object if that short; Open MPI is fast up to 256
 SHARE = 128  # bytes of each rank's block in other calls
 BYTE, COUNT = MPI.BYTE, MPI.INT64_T
 SUM = MPI.SUM

@@ -87,6 +87,7 @@ def _match(
     state = comm._state
     if state.broken:
         state.refuse(name)
+    state.used = True
     if status is None:
         status = Status()
     plain = probe(comm, source, tag, status)
@@ -141,6 +142,7 @@ class Receives:
         state = self._state
         if state.broken:
             state.refuse("recv")
+        state.used = True
         if buf is not None or source == PROC_NULL:
             return _recv_into(self, buf, source, tag, status)
         if status is None:
@@ -152,7 +154,6 @@ class Receives:
                 message = wait(
                     lambda: _improbe(self, source, tag, status), "recv", receive_parts, state, source, tag
                 )
-            state.used = True
             if get_ident() != watch.main:
                 state.opaque = True
             key = (source, tag) if source >= 0 and tag >= 0 else (status.Get_source(), status.Get_tag())

@@ -1,4 +1,4 @@
-"""Run by mpiexec (see test_guard.py): every call gives on a guarded communicator what it gives on a plain one."""
+"""Run by mpiexec (see test_guard.py): calls give on a guarded communicator what they give on a plain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run by mpiexec (see test_mpi4py_suite.py): mpi4py's own tests, with guarded communicators in place of its own.
+"""Run by mpiexec (see test_mpi4py_suite.py): mpi4py's own tests, on guarded communicators.
 
 usage: mpiexec -n N python mpi4py_suite.py FOLDER-OF-THE-TESTS [MODULE ...]
 """
@@ -16,15 +16,17 @@ from mpi4py import MPI
 from mpiparallel.engine import guard
 
 # Not among them: tests of what the guard leaves as it is (datatypes, info, ports, spawning, sessions, packing,
-# intercommunicators' collectives), and of files' views, which take minutes when cores are few.
-MODULES = """
-    test_attributes test_cco_buf test_cco_nb_buf test_cco_nb_vec test_cco_ngh_buf test_cco_ngh_obj test_cco_obj
-    test_cco_pr_buf test_cco_pr_ngh_buf test_cco_pr_vec test_cco_vec test_comm test_comm_topo test_errhandler
-    test_exceptions test_file test_grequest test_group test_handle test_io.TestIOSelf test_io.TestIOWorld
-    test_msgspec test_msgzero test_objmodel test_p2p_buf test_p2p_buf_matched test_p2p_buf_part test_p2p_obj
-    test_p2p_obj_matched test_pickle test_request test_rma test_rma_nb test_status test_subclass test_threads
-    test_util_pkl5 test_util_sync test_win
-""".split()
+# intercommunicators), and of files' views, which take minutes when cores are few.
+MODULES = [
+    *("test_attributes", "test_cco_buf", "test_cco_nb_buf", "test_cco_nb_vec", "test_cco_ngh_buf"),
+    *("test_cco_ngh_obj", "test_cco_obj", "test_cco_pr_buf", "test_cco_pr_ngh_buf", "test_cco_pr_vec"),
+    *("test_cco_vec", "test_comm", "test_comm_topo", "test_errhandler", "test_exceptions", "test_file"),
+    *("test_grequest", "test_group", "test_handle", "test_io.TestIOBasicSelf", "test_io.TestIOBasicWorld"),
+    *("test_msgspec", "test_msgzero", "test_objmodel", "test_p2p_buf", "test_p2p_buf_matched"),
+    *("test_p2p_buf_part", "test_p2p_obj", "test_p2p_obj_matched", "test_pickle", "test_request", "test_rma"),
+    *("test_rma_nb", "test_status", "test_subclass", "test_threads", "test_util_pkl5", "test_util_sync"),
+    "test_win",
+]
 
 # What is left out, by the end of its name, and why.
 SKIPPED = {

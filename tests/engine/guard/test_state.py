@@ -89,7 +89,7 @@ def test_a_task_uses_what_it_sends_on_or_begins_a_collective_on() -> None:
 def test_a_broken_communicator_says_why() -> None:
     state = CommState("world/1.0", [0], lambda: "the grid")
     state.broken = "Barrier was broken off by KeyboardInterrupt"
-    with pytest.raises(CommunicatorBroken, match="Send on the grid.*Barrier was broken off.*renewed"):
+    with pytest.raises(CommunicatorBroken, match=r"Send on the grid.*Barrier was broken off.*renewed"):
         state.refuse("Send")
 
 
