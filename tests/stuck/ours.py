@@ -58,7 +58,7 @@ def get_stuck(rc: Client, way: Way) -> Outcome:
     outcome = _told(cell, began)
     if way.then == "interrupt" and "SIGSTOP" in way.name:
         os.kill(pids[3], signal.SIGCONT)
-    outcome.usable = _usable(rc, began, RANKS if way.dies and rc.cluster else RANKS - len(way.dies))
+    outcome.usable = _usable(rc, began, {RANKS, RANKS - len(way.dies)} - {0})
     outcome.kept = _kept(rc, first)
     return outcome
 
@@ -106,15 +106,19 @@ def _told(cell: AsyncResult, began: float) -> Outcome:
     return Outcome(told, text, unharmed=unharmed)
 
 
-def _usable(rc: Client, began: float, expected: int) -> float | None:
-    """Wait until a collective on `expected` engines works; return how long it took since `began`."""
+def _usable(rc: Client, began: float, expected: set[int]) -> float | None:
+    """Wait until a collective works on as many engines as expected; return how long it took since `began`.
+
+    Those who survive go on by themselves, or all are started again.
+    """
 
     def works() -> bool:
-        if len(rc.ids) != expected:
+        n = len(rc.ids)
+        if n not in expected:
             return False
         try:
             rc[:].execute("ones = comm.allreduce(1)", block=False).get(PATIENCE)
-            return bool(rc[:]["ones"] == [expected] * expected)
+            return bool(rc[:]["ones"] == [n] * n)
         except IPythonError:  # engines may be on their way out, or in
             return False
 
