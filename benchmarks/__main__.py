@@ -3,6 +3,7 @@
 python -m benchmarks                     # everything, three rounds
 python -m benchmarks --rounds 7 latency  # the rows whose name begins with "latency"
 python -m benchmarks --ours              # without IPython Parallel
+python -m benchmarks guard               # MPI calls, guarded and plain
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks import measures
+from benchmarks import guard, measures
 from benchmarks.sides import Side, bare_mpiexec, both, settle
 from benchmarks.table import Line, render
 
@@ -46,13 +47,13 @@ ROWS = [
     Row("gather", "gather 64 MB from 4", "ms", measures.gather, ratio=6),
 ]
 SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 100.0, "": 1.0}
-START = "start"
+START, GUARD = "start", "guard"
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "names", nargs="*", help=f"rows to measure: {', '.join([START, *(r.name for r in ROWS)])}"
+        "names", nargs="*", help=f"rows to measure: {', '.join([START, *(r.name for r in ROWS), GUARD])}"
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each is measured (default %(default)s)"
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         return not options.names or any(name.startswith(prefix) for prefix in options.names)
 
     rows = [row for row in ROWS if wanted(row.name)]
-    if not rows and not wanted(START):
+    if not rows and not wanted(START) and not wanted(GUARD):
         print(f"no row begins with {', '.join(options.names)}", file=sys.stderr)
         return 2
     lines = [start_line(sides, options.rounds)] if wanted(START) else []
@@ -84,7 +85,12 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             for side in sides:
                 side.stop()
-    print(render([*lines, *(line_of(row, sides) for row in rows)], [side.name for side in sides]))
+    if rows or lines:
+        print(render([*lines, *(line_of(row, sides) for row in rows)], [side.name for side in sides]))
+    if wanted(GUARD):
+        for n in (2, 4):
+            progress(f"guarded and plain MPI calls on {n} ranks")
+            print(guard.table(n))
     return 0
 
 

@@ -25,8 +25,8 @@ from mpiparallel.engine.guard.waiting import watch
 from mpiparallel.engine.guard.windows import GuardedWin
 from mpiparallel.wire.waits import Ledger, Wait
 
-# Threads that libraries keep and that never call MPI.
-_HARMLESS_THREADS = {"HistorySavingThread", "TMonitor", "HeartbeatThread"}
+# Where threads come from that never call MPI on guarded communicators.
+_HARMLESS = ("mpiparallel.", "IPython.", "ipykernel.", "tqdm.", "zmq.")
 
 RETIRED = 64  # communicators that have been renewed whose ledgers are kept
 
@@ -73,10 +73,7 @@ class Guard:
     def _others_may_call(self) -> bool:
         """Whether there are threads of user code: what these will do is not known."""
         own = {*self._own_threads, threading.current_thread()}
-        return any(
-            thread not in own and type(thread).__name__ not in _HARMLESS_THREADS
-            for thread in threading.enumerate()
-        )
+        return any(thread not in own and not _harmless(thread) for thread in threading.enumerate())
 
     def disregard(self, thread: threading.Thread) -> None:
         """Take it that a thread never calls MPI on guarded communicators."""
@@ -179,6 +176,13 @@ def _by_base(id: str) -> CommState | None:
 def _members_and_name(id: str) -> tuple[Sequence[int], str] | None:
     state = registry.states.get(id)
     return None if state is None else (state.members, state.name)
+
+
+def _harmless(thread: threading.Thread) -> bool:
+    """Whether a thread runs code of ours, or of a library that has nothing to do with MPI."""
+    target = getattr(thread, "_target", None)  # what a plain Thread runs, while it does
+    module = getattr(type(thread) if target is None else target, "__module__", None) or ""
+    return module.startswith(_HARMLESS)
 
 
 def _can_revoke() -> bool:

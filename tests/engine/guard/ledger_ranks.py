@@ -96,7 +96,7 @@ def ledgers() -> None:
         assert seen[0].parts == parts, seen
         assert seen[0].names == {"world": "MPI.COMM_WORLD"}
     else:
-        if RANK == right_of(0):
+        if right_of(0) == RANK:
             PLAIN.recv(source=0, tag=1)
         comm.Allreduce(data, other)
     if RANK == 0:
@@ -112,7 +112,7 @@ def ledgers() -> None:
         thread.join()
         parts = {Part("receive", "world", peer=right, tag=tag) for tag in (1, 2)}
         assert seen[0].any and set(seen[0].parts) == parts, seen
-    elif RANK == right_of(0):
+    elif right_of(0) == RANK:
         PLAIN.recv(source=0, tag=2)
         comm.Send(data, 0, 1)
         comm.Send(data, 0, 2)

@@ -17,14 +17,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
 
 
-def run_ranks(n: int, script: str, *arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+def run_ranks(
+    n: int, script: str, *arguments: str, options: tuple[str, ...] = (), timeout: float = 100
+) -> subprocess.CompletedProcess[str]:
     """Run a script of this folder on n ranks."""
     flavour = mpi.detect(mpi.find_mpiexec(os.environ))
     command = [sys.executable, str(HERE / script), *arguments]
     env = argv.world_environment(os.environ, flavour, n=n, cores=local.cores(), root=os.geteuid() == 0)
     env = {**env, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [flavour.mpiexec, *argv.mpiexec_arguments(n, command)],
+        [flavour.mpiexec, *options, *argv.mpiexec_arguments(n, command)],
         env=env,
         capture_output=True,
         text=True,
@@ -59,4 +61,15 @@ def test_abort_says_who_called_it() -> None:
     assert done.returncode != 0
     assert re.search(
         r"mpiparallel: rank 1 \(pid \d+\) called MPI_Abort\(3\): ledger_ranks.py:\d+ in abort", done.stderr
+    )
+
+
+@pytest.mark.parametrize(("scenario", "fine"), [("killed", [0, 2]), ("stuck", [0, 1, 2])])
+def test_where_mpi_survives_lost_ranks(scenario: str, fine: list[int]) -> None:
+    options = argv.ft_arguments(mpi.detect(mpi.find_mpiexec(os.environ)))
+    if not options:
+        pytest.skip("this MPI does not survive lost ranks")
+    done = run_ranks(3, "ulfm_ranks.py", scenario, options=tuple(options))
+    assert sorted(re.findall(r"rank \d+ fine", done.stdout)) == [f"rank {rank} fine" for rank in fine], (
+        done.stderr
     )
