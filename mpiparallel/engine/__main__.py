@@ -135,7 +135,7 @@ def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None
     rank = courier.world.rank
     executor = Executor(engine_id, rank, output, courier.post, guard)
     courier.equip(executor, output, Watcher(rank, engine_id, executor, guard, courier.post))
-    evidence.install(rank, output.log)
+    evidence.install(rank, output.log, config.log, courier.world.survives)
     if guard is not None:
         guard.disregard(courier)
     courier.start()

@@ -87,6 +87,7 @@ class Bridge:
         self.stopped_by: str | None = None  # why the world is to end
         self._live: set[int] = set()  # engines that have not been stopped
         self._dead: set[int] = set()  # engines whose ranks have died
+        self.said_dead: dict[int, str] = {}  # ranks of which the controller says that they have died
         self._early: deque[Message] = deque()  # came together with the welcome
         self._open = 0  # tasks handed out and not answered
         self._first = 0.0  # when the oldest message of `_data` came
@@ -255,6 +256,8 @@ class Bridge:
             self._hand_on(dict.fromkeys(header.engines, message))
         elif isinstance(header, Supply | Consumed):
             self._hand_on({header.engine: message})
+        elif isinstance(header, EnginesLost):
+            self.said_dead.update((self._ranks[engine], header.reason) for engine in header.engines)
         elif isinstance(header, WelcomeWorld):
             self._welcomed(header)
         elif isinstance(header, Heartbeat):

@@ -37,6 +37,7 @@ from mpiparallel.wire.messages import (
 )
 
 OVERSIGHT = 0.1  # seconds between looks at everybody's waits
+NOTICE_WITHIN = 1.5  # seconds in which MPI hears of a death
 TICK = 0.5  # seconds between looks at the controller
 
 
@@ -65,6 +66,7 @@ class Leader:
         self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
         self._put_off: list[tuple[Sequence[int], Renew]] = []  # communicators that a death has prevented
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
+        self._unnoticed: dict[int, float] = {}  # ranks that the controller says are dead: since when
         self._last_tick = self._last_oversight = time.monotonic()
 
     # ------------------------------------------------------------ what comes
@@ -146,6 +148,7 @@ class Leader:
             self.overseer.tick(now)
             self._look_at_silent()
             self._questions.tick(now)
+            self._look_at_dead(now)
         if now - self._last_tick > TICK:
             self._last_tick = now
             if self._held is None:
@@ -175,6 +178,15 @@ class Leader:
         self._notice(request.client, request.name, text)
 
     # ------------------------------------------------------------ when ranks die
+
+    def _look_at_dead(self, now: float) -> None:
+        """End the world when a rank has died and MPI does not notice: nobody could go on without it."""
+        for rank, reason in self.bridge.said_dead.items():
+            if rank not in self._world.alive:
+                continue
+            since = self._unnoticed.setdefault(rank, now)
+            if now - since > NOTICE_WITHIN:
+                self.bridge.stopped_by = f"{reason}; MPI did not notice, so the others could not go on"
 
     def lost(self, ranks: list[int]) -> None:
         """Go on without these ranks."""

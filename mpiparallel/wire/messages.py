@@ -14,7 +14,7 @@ world   -> controller   HelloWorld, Result, Output, Lacks, Whereabouts, Notice, 
 controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, Notice, EnginesChanged, Heartbeat,
                         Goodbye
 controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Where, Supply, Consumed,
-                        Heartbeat, Goodbye
+                        EnginesLost, Heartbeat, Goodbye
 rank -> rank 0          Result, Output, Lacks, Whereabouts, Notice, Blocked, Broken, Ledgers, Held
 rank 0 -> rank          Submit, Abort, Signal, Stop, Where, Supply, Consumed, Examine, Cut, Renew
 ======================  ==========================================================================
@@ -280,7 +280,7 @@ class Notice(Header, frozen=True):
 
 
 class EnginesLost(Header, frozen=True):
-    """Ranks of this world have died; the others go on."""
+    """Ranks of this world have died; the others go on. Who sees it first tells the other."""
 
     engines: Engines
     reason: Text

@@ -55,9 +55,11 @@ def get_stuck(rc: Client, way: Way) -> Outcome:
         _await_standstill(rc)
         began = time.monotonic()
         _act(rc, way.then, first, pids)
-    outcome = _told(cell, began)
-    if way.then == "interrupt" and "SIGSTOP" in way.name:
+    if "SIGSTOP" in way.name:
+        # One sees where it stands, and lets it go on.
+        assert _until(lambda: "stopped by a signal" in str(rc.where())), f"nobody says so:\n{rc.where()}"
         os.kill(pids[3], signal.SIGCONT)
+    outcome = _told(cell, began)
     outcome.usable = _usable(rc, began, {RANKS, RANKS - len(way.dies)} - {0})
     outcome.kept = _kept(rc, first)
     return outcome

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from array import array
 from typing import Any
 
 from mpi4py import MPI
 
+from mpiparallel.engine import evidence
 from mpiparallel.engine.guard import registry
 from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.collectives import Collectives, NeighbourCollectives
@@ -27,7 +26,6 @@ from mpiparallel.engine.guard.plain import (
 from mpiparallel.engine.guard.receives import Receives
 from mpiparallel.engine.guard.sends import NeighbourPersistentRequests, PersistentRequests, Sends
 from mpiparallel.engine.guard.waiting import nothing_known, wait
-from mpiparallel.engine.stacks import line_text, user_frames
 
 # Attributes that MPI itself gives to COMM_WORLD, and to no duplicate of it.
 _OF_THE_WORLD = {
@@ -103,10 +101,7 @@ class _Guarded(
 
     def Abort(self: Any, errorcode: int = 0) -> None:
         """End all processes of the world, and say who did it."""
-        where = line_text(user_frames())
-        text = f"mpiparallel: rank {registry.world.rank} (pid {os.getpid()}) called MPI_Abort({errorcode})"
-        sys.stderr.write(f"{text}: {where}\n" if where else f"{text}\n")
-        sys.stderr.flush()
+        evidence.tell(f"called MPI_Abort({errorcode})")
         Comm.Abort(self, errorcode)
 
 

@@ -16,6 +16,8 @@ from mpiparallel.error import PeerFailed
 # Seconds for a cancelled receive to end: the data of one that was matched may be on their way.
 CANCEL_WITHIN = 1.0
 
+NOTICE_WITHIN = 1.0  # seconds in which a rank hears from MPI's runtime who has died
+
 # MPI goes on to read and write these for as long as the process lives.
 kept: list[Any] = []
 # Ranks of the world that have died, as the courier knows.
@@ -126,8 +128,16 @@ def _process_failed(
 
 
 def _failed_rank(state: CommState) -> int:
-    if dead:
-        return dead[-1]
+    """Return who died. Another rank may have told us by a revocation, before MPI's runtime does."""
+    deadline = time.monotonic() + NOTICE_WITHIN
+    while not dead and time.monotonic() < deadline:
+        if (rank := _failed_member(state)) >= 0:
+            return rank
+        time.sleep(0.001)
+    return dead[-1] if dead else -1
+
+
+def _failed_member(state: CommState) -> int:
     for comm in state.objects():
         group = Comm.Get_failed(comm)
         try:
