@@ -167,6 +167,7 @@ class Receives:
                 _, value = wait(lambda: _if_done(request.test(status)), "recv", nothing_known)
             return value
         except BaseException as error:
+            state.used = True  # a message may have been matched in the very moment of an interrupt
             if request is not None or message is not None:
                 broke_off(error, state, "recv", request, message)
             raise
