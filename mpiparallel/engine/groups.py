@@ -51,7 +51,7 @@ class Groups:
     def __init__(self, world: World, tell: Callable[[Sequence[int], int, list[int]], None]) -> None:
         self._world, self._tell = world, tell
         self._kept: OrderedDict[tuple[int, ...], int] = OrderedDict()  # by the leader: ranks -> number
-        self._comms: dict[int, Any] = {WORLD_GROUP: world.bulk}
+        self._comms: dict[int, Any] = {WORLD_GROUP: world.cast}
         self._made: dict[int, Any] = {}  # not taken yet; None: lost
         self._last = WORLD_GROUP  # the highest number in use
         # The rest is for worlds that survive.
@@ -202,10 +202,10 @@ class Groups:
             self._orders.clear()
 
     def _create(self, number: int, ranks: Sequence[int]) -> Any:
-        everybody = self._world.bulk.Get_group()
+        everybody = self._world.cast.Get_group()
         group = everybody.Incl(list(ranks))
         try:
-            return self._world.bulk.Create_group(group, number % 32768)
+            return self._world.cast.Create_group(group, number % 32768)
         finally:
             group.Free()
             everybody.Free()

@@ -231,6 +231,8 @@ class Mail:
                 self._open(source, text)
             else:
                 self._told(source, tag, struct.unpack(f"<{len(text) // 8}Q", text))
+        if self._abandoned:
+            self._abandoned = [one for one in self._abandoned if not all(map(_is_over, one[0]))]
         if self._world.survives:
             busy = self._groups.progress() or busy
             return self._arrivals.collect(self._look) or busy or bool(sends)
@@ -334,8 +336,8 @@ class Mail:
             time.sleep(0.001)
             type(self._comm)(MPI.COMM_SELF).Iprobe()  # lets MPI hear of it
         self._trouble = None
-        self._comm.Ack_failed()
         deaths = self._deaths()
+        self._comm.Ack_failed()  # after that: more than we know of may be acknowledged, but not fewer
         self._buried = len(deaths)
         old_leader = world.leader
         dead = sorted(set(deaths) & set(world.alive))
@@ -358,7 +360,6 @@ class Mail:
         for source, arrival in self._arrivals.waiting():
             if arrival.broadcasts:
                 self._ask_again(source, arrival)
-        self._abandoned = [one for one in self._abandoned if not all(map(_is_over, one[0]))]
 
 
 def _tag(letter: int) -> int:

@@ -68,7 +68,7 @@ class Parting:
         world, mail = self._world, self._mail
         if not world.survives:
             if self._barrier is None:
-                self._barrier = world.bulk.Ibarrier()
+                self._barrier = world.cast.Ibarrier()
             return bool(self._barrier.Test())
         leader = world.leader
         try:

