@@ -85,6 +85,7 @@ class Courier(threading.Thread):
         self.reason = ""
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._outbox: deque[Message] = deque()
+        self._early: list[tuple[int, Message]] = []  # for the leader that this rank is to become
         self._drive = threading.Lock()
         self._leaving: str | None = None
         self.can_finalize = True  # whether MPI_Finalize will not hang
@@ -203,8 +204,8 @@ class Courier(threading.Thread):
         elif self.leader is not None:
             self.leader.take(source, message)
         else:
-            # Sent to a leader that we are about to become.
-            self.post(message)
+            # From one who knows already that the leader has died, and that we are the next.
+            self._early.append((source, message))
 
     def _make_handlers(self) -> dict[type, Callable[[Any], None]]:
         """Return what is done with messages for a rank; all others are for the leader."""
@@ -242,6 +243,9 @@ class Courier(threading.Thread):
             self._lead(Bridge(self._line, self.world, self._route))
             assert self.leader is not None
             self.leader.succeed()
+            early, self._early = self._early, []
+            for source, message in early:
+                self.leader.take(source, message)
         n_lost = len(self.world.lost)
         self.post(Message(Held(self.world.rank, n_lost, self._held(), dict(self.executor.ended))))
         self.watcher.after_loss(loss.new_leader)

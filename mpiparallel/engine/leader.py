@@ -192,7 +192,7 @@ class Leader:
         """Go on without these ranks."""
         now = time.monotonic()
         if self._held is not None:
-            self._held = {}
+            self._resume_when_told()
         else:
             self.bridge.lost(ranks, sum(len(self.overseer.open_on(rank)) for rank in ranks))
         self._questions.lost(ranks)
@@ -209,18 +209,22 @@ class Leader:
         self.overseer.lost(self._world.lost, {}, time.monotonic())
 
     def _take_held(self, held: Held) -> None:
-        if self._held is None or held.lost != len(self._world.lost):
+        if self._held is not None:
+            self._held[held.rank] = held
+            self._resume_when_told()
+
+    def _resume_when_told(self) -> None:
+        """Speak to the controller when all that live have told what they hold after the last death."""
+        n_lost = len(self._world.lost)
+        told = {rank: held for rank, held in (self._held or {}).items() if held.lost == n_lost}
+        if self._held is None or told.keys() < set(self._world.alive):
             return
-        self._held[held.rank] = held
-        if self._held.keys() < set(self._world.alive):
-            return
-        told, self._held = self._held, None
-        everything = {name: client for one in told.values() for name, client in one.open.items()}
+        self._held = None
+        everything = {name: client for held in told.values() for name, client in held.open.items()}
         for name, client in everything.items():
-            ranks = [rank for rank, one in told.items() if name in one.open or name in one.ended]
+            ranks = [rank for rank, held in told.items() if name in held.open or name in held.ended]
             self.overseer.submitted(name, client, ranks)
             for rank in ranks:
                 if name not in told[rank].open:
                     self.overseer.ended_before(name, rank, told[rank].ended[name])
-        self.bridge.resume({rank: list(one.open) for rank, one in told.items()})
-
+        self.bridge.resume({rank: list(held.open) for rank, held in told.items()})
