@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from mpiparallel.engine import guard
+from mpiparallel.engine import evidence, guard
 from mpiparallel.engine.guard.waiting import watch
 from mpiparallel.error import CommunicatorBroken, DeadlockError, PeerFailed
 from mpiparallel.wire.waits import Part
@@ -237,8 +237,9 @@ def threads() -> None:
     assert got == [(RANK - 1) % SIZE]
 
 
-def abort() -> None:
-    """MPI_Abort says who called it."""
+def abort(log: str) -> None:
+    """MPI_Abort leaves in the log who called it."""
+    evidence.install(RANK, 2, log, False)
     guard.install(MPI.COMM_WORLD)
     if RANK == SIZE - 1:
         MPI.COMM_WORLD.Abort(3)

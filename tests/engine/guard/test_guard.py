@@ -56,10 +56,15 @@ def test_scenario(scenario: str) -> None:
     all_fine(run_ranks(3, "ledger_ranks.py", scenario), 3)
 
 
-def test_abort_says_who_called_it() -> None:
-    done = run_ranks(2, "ledger_ranks.py", "abort")
+def test_abort_says_who_called_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    done = run_ranks(2, "ledger_ranks.py", "abort", str(log))
     assert done.returncode != 0
-    assert re.search(r"mpiparallel: .*called MPI_Abort\(3\) at ledger_ranks.py:\d+ in abort", done.stderr)
+    told = log.read_text()
+    assert re.fullmatch(
+        r"mpiparallel: rank 1 \(pid \d+\) called MPI_Abort\(3\) at ledger_ranks.py:\d+ in abort\n", told
+    )
 
 
 @pytest.mark.parametrize(("scenario", "fine"), [("killed", [0, 2]), ("stuck", [0, 1, 2])])
