@@ -1,15 +1,14 @@
 """Communicators of some of the ranks, made while the couriers run. A part of `Mail`.
 
-The leader decides and tells the ranks; all come to the orders in the leader's order. How a communicator is
-made depends on the world:
+The leader decides and tells the ranks; all come to the orders in the leader's order. To make a communicator
+blocks until the slowest courier is there, which may be never, when user code keeps the GIL. So all that are
+alive say that they are ready for order number k; then the leader says "go". How it is made depends on the
+world:
 
-- Where a death ends the world anyway, the members call `Create_group`, which blocks until the slowest courier
-  is there: they never wait for user code.
-- Where the world survives, nobody may block for a rank that will never come, and Open MPI's `Create_group`
-  does not return when a member dies. So all that are alive say that they are ready for order number k; then
-  the leader says "go", which everybody passes on to all, in case the leader dies meanwhile; then all shrink
-  ``COMM_WORLD``, and the lowest of those who came says what it is to be: the shrunk one itself, or a part of
-  it.
+- Where a death ends the world anyway, the members call `Create_group`.
+- Where the world survives, Open MPI's `Create_group` would not return when a member dies. So everybody passes
+  the "go" on to all, in case the leader dies meanwhile; then all shrink ``COMM_WORLD``, and the lowest of
+  those who came says what it is to be: the shrunk one itself, or a part of it.
 
 Known: Open MPI 5.0 crashes when it hears of a death in the microseconds in which it completes a
 communicator. So the leader waits a moment after each: all ranks should have heard of it, and several often
@@ -54,10 +53,9 @@ class Groups:
         self._comms: dict[int, Any] = {WORLD_GROUP: world.cast}
         self._made: dict[int, Any] = {}  # not taken yet; None: lost
         self._last = WORLD_GROUP  # the highest number in use
-        # The rest is for worlds that survive.
         self._orders: dict[int, tuple[int, Sequence[int]]] = {}  # k -> number, ranks
         self._ready: dict[int, set[int]] = {}  # k -> who is ready
-        self._shrunk = 0  # the orders that were carried out
+        self._done = 0  # the orders that were carried out
         self._last_death = -SETTLE
 
     def __getitem__(self, number: int) -> Any:
@@ -92,15 +90,10 @@ class Groups:
     def new_comm(self, ranks: Sequence[int]) -> int:
         """Begin a communicator that somebody is to own."""
         world, number = self._world, self._next()
-        if world.survives:
-            k = 1 + max(self._orders, default=self._shrunk)
-            self._orders[k] = (number, ranks)
-            self._ready[k] = {world.rank}
-            self._tell(world.alive, NEW_COMM, [k, number, *ranks])
-        else:
-            self._tell(ranks, NEW_COMM, [0, number, *ranks])
-            if world.rank in ranks:
-                self._made[number] = self._create(number, ranks)
+        k = 1 + max(self._orders, default=self._done)
+        self._orders[k] = (number, ranks)
+        self._ready[k] = {world.rank}
+        self._tell(world.alive, NEW_COMM, [k, number, *ranks])
         return number
 
     def _next(self) -> int:
@@ -109,7 +102,7 @@ class Groups:
 
     def progress(self) -> bool:
         """Begin what all are ready for; return whether there was anything."""
-        k = self._shrunk + 1
+        k = self._done + 1
         if k not in self._ready or not self._ready[k].issuperset(self._world.alive):
             return False
         if time.monotonic() - self._last_death > SETTLE:
@@ -128,7 +121,7 @@ class Groups:
         elif tag == READY:
             self._ready.get(k, set()).add(source)
         elif tag == GO:
-            if k > self._shrunk:
+            if k > self._done:
                 self._go(k)
         else:
             return self._ordered(source, *numbers)
@@ -136,9 +129,7 @@ class Groups:
 
     def _ordered(self, source: int, k: int, number: int, *ranks: int) -> int:
         self._last = max(self._last, number)
-        if not self._world.survives:
-            self._made[number] = self._create(number, ranks)
-        elif k > self._shrunk:
+        if k > self._done:
             self._orders[k] = (number, ranks)
             self._tell([source], READY, [k])
         else:
@@ -146,11 +137,18 @@ class Groups:
         return number if self._world.rank in ranks else 0
 
     def _go(self, k: int) -> None:
-        self._tell(self._world.alive, GO, [k])
-        self._shrunk = k
+        world = self._world
+        # From the leader alone where the others would come to it before what the leader said earlier.
+        if world.survives or world.rank == world.leader:
+            self._tell(world.alive, GO, [k])
+        self._done = k
         self._ready.pop(k, None)
         wanted, ranks = self._orders.pop(k, (0, ()))
-        if self._world.rank in ranks:
+        if not world.survives:
+            if world.rank in ranks:
+                self._made[wanted] = self._create(wanted, ranks)
+            return
+        if world.rank in ranks:
             self._made[wanted] = None  # until we know better
         try:
             self._make(self._world.everyone.Shrink(), wanted, ranks)

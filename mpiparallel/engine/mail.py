@@ -233,8 +233,8 @@ class Mail:
                 self._told(source, tag, struct.unpack(f"<{len(text) // 8}Q", text))
         if self._abandoned:
             self._abandoned = [one for one in self._abandoned if not all(map(_is_over, one[0]))]
+        busy = self._groups.progress() or busy
         if self._world.survives:
-            busy = self._groups.progress() or busy
             return self._arrivals.collect(self._look) or busy or bool(sends)
         return self._arrivals.collect() or busy or bool(sends)
 
@@ -250,9 +250,8 @@ class Mail:
 
     def _await(self, source: int, number: int) -> None:
         """Let what comes from `source` wait for a communicator."""
-        if self._world.survives:
-            ready = [lambda: self._groups.is_decided(number)]
-            self._arrivals.add(source, Arrival([], messages=[], ready=ready))
+        ready = [lambda: self._groups.is_decided(number)]
+        self._arrivals.add(source, Arrival([], messages=[], ready=ready))
 
     def _received(self, rank: int, letter: int) -> None:
         waiting = self._letters[letter][1]
