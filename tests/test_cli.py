@@ -183,7 +183,8 @@ def fake(state: Path) -> Iterator[FakeController]:
 
 def test_where(run: Run, fake: FakeController) -> None:
     line = Frame("cell", 5, "<module>", "comm.barrier()")
-    wait = Wait(1, "Barrier", 3.0, [Part("collective", "world", "Barrier", 0)], False, {"world": [0, 1, 2, 3]})
+    part = Part("collective", "world", "Barrier", 0)
+    wait = Wait(1, "Barrier", 3.0, [part], False, {"world": [0, 1, 2, 3]})
     fake.places = {number: Place(number, "blocked", "r", "c", 3.0, 0, [line], wait) for number in (0, 1, 3)}
     assert run("where").stdout.splitlines() == [
         "engines 0-1, 3  blocked 3.0 s in Barrier (with engine 2)  cell line 5: comm.barrier()",

@@ -31,14 +31,11 @@ from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
+from mpiparallel.wire.between import Cut, Examine, Held, Renew
 from mpiparallel.wire.messages import (
     Abort,
     Consumed,
-    Cut,
-    Examine,
-    Held,
     Message,
-    Renew,
     Result,
     Signal,
     Stop,

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.verbs import Verbs, describe
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import Broken, Failure, Lacks, Message, Result, Submit, Task
+from mpiparallel.wire.between import Broken
+from mpiparallel.wire.messages import Failure, Lacks, Message, Result, Submit, Task
 
 if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard

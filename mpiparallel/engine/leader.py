@@ -20,21 +20,8 @@ from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
-from mpiparallel.wire.messages import (
-    AnyHeader,
-    Blocked,
-    Broken,
-    Held,
-    Ledgers,
-    Message,
-    Notice,
-    Renew,
-    Result,
-    Signal,
-    Submit,
-    Where,
-    Whereabouts,
-)
+from mpiparallel.wire.between import Blocked, Broken, Held, Ledgers, Renew
+from mpiparallel.wire.messages import AnyHeader, Message, Notice, Result, Signal, Submit, Where, Whereabouts
 
 OVERSIGHT = 0.1  # seconds between looks at everybody's waits
 NOTICE_WITHIN = 1.5  # seconds in which MPI hears of a death

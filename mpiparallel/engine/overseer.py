@@ -15,17 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpiparallel.engine import deadlock
-from mpiparallel.wire.messages import (
-    AnyHeader,
-    Blocked,
-    Broken,
-    Cut,
-    Examine,
-    Failure,
-    Ledgers,
-    Renew,
-    Result,
-)
+from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Ledgers, Renew
+from mpiparallel.wire.messages import AnyHeader, Failure, Result
 
 RECONSIDER = 0.25  # seconds between looks at waits about which nothing could be proved
 DOOMED_AFTER = 0.5  # seconds for which a call that lacks a failed rank may yet end by itself

@@ -16,18 +16,8 @@ from mpiparallel.engine.executor import Executor
 from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.engine.world import user_names
 from mpiparallel.error import DeadlockError, PeerFailed
-from mpiparallel.wire.messages import (
-    Blocked,
-    Broken,
-    Cut,
-    Examine,
-    Ledgers,
-    Message,
-    Notice,
-    Renew,
-    Signal,
-    Whereabouts,
-)
+from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Ledgers, Renew
+from mpiparallel.wire.messages import Message, Notice, Signal, Whereabouts
 from mpiparallel.wire.waits import Place
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
-"""Types of message fields, with their limits."""
+"""What messages are made of: their base, and the types of their fields with their limits."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -15,3 +16,15 @@ Engines = Annotated[list[EngineId], Meta(max_length=1 << 20)]
 Digest = Annotated[bytes, Meta(max_length=64)]
 Ranks = Annotated[list[Count], Meta(max_length=1 << 20)]
 Option = str | int | float | bool | None
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all message headers."""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An exception as strings."""
+
+    ename: str
+    evalue: str
+    traceback: str = ""

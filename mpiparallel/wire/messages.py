@@ -15,8 +15,6 @@ controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, Notice,
                         Goodbye
 controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Where, Supply, Consumed,
                         EnginesLost, Heartbeat, Goodbye
-rank -> rank 0          Result, Output, Lacks, Whereabouts, Notice, Blocked, Broken, Ledgers, Held
-rank 0 -> rank          Submit, Abort, Signal, Stop, Where, Supply, Consumed, Examine, Cut, Renew
 ======================  ==========================================================================
 
 The bridge hands Submit, Abort, Signal, Stop, Where, Supply and Consumed on to the ranks they name as they
@@ -32,6 +30,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Held, Ledgers, Renew
 from mpiparallel.wire.fields import (
     Count,
     Digest,
@@ -43,14 +42,12 @@ from mpiparallel.wire.fields import (
     Ranks,
     Text,
 )  # fmt: skip
-from mpiparallel.wire.waits import Ledger, Place, Wait
+from mpiparallel.wire.fields import Failure as Failure
+from mpiparallel.wire.fields import Header as Header
+from mpiparallel.wire.waits import Place
 
 Verb = Literal["apply", "map", "execute", "push", "pull", "scatter", "gather", "clear"]
 Status = Literal["ok", "error", "aborted"]
-
-
-class Header(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Base of all message headers."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
@@ -157,14 +154,6 @@ class Submit(Header, frozen=True):
     function: Digest = b""
     function_frames: Count = 0
     options: dict[str, Option] = {}
-
-
-class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """An exception as strings."""
-
-    ename: str
-    evalue: str
-    traceback: str = ""
 
 
 class Result(Header, frozen=True):
@@ -300,80 +289,6 @@ class EnginesChanged(Header, frozen=True):
     added: list[EngineInfo] = []
     removed: Engines = []
     reason: Text = ""
-
-
-# ---------------------------------------------------------------- between the ranks of a world
-
-
-class Blocked(Header, frozen=True):
-    """`rank` has been in this wait for a while; None: not any more."""
-
-    rank: Count
-    request: str
-    wait: Wait | None
-    line: str = ""  # where in user code
-
-
-class Broken(Header, frozen=True):
-    """A communicator cannot be used any more: a call on it was broken off on `rank`. Sent before the Result.
-
-    `topology` is empty or what Create_cart was given.
-    """
-
-    rank: Count
-    comm: str
-    members: Ranks
-    topology: list[list[int]] = []
-
-
-class Renew(Header, frozen=True):
-    """Take a new communicator, to be called `fresh`, in the place of `comm`: number `made` of those made by
-    the mail. Not of the control lane: tasks queued before it have the old one.
-    """
-
-    comm: str
-    fresh: str
-    made: Count
-    members: Ranks
-    topology: list[list[int]] = []
-
-
-class Examine(Header, frozen=True):
-    """Say what was sent, received and begun on these communicators."""
-
-    round: Count
-    comms: list[str]
-
-
-class Ledgers(Header, frozen=True):
-    """The answer to Examine. `tasks` counts the tasks that `rank` has begun, `queued` those that wait."""
-
-    rank: Count
-    round: Count
-    tasks: Count
-    queued: Count
-    busy: bool
-    wait: Wait | None
-    ledgers: dict[str, Ledger]
-
-
-class Held(Header, frozen=True):
-    """What `rank` has to do with requests, told to the leader when ranks have died, `lost` in all: those it
-    has not answered and their clients, and how its part has ended in those it answered last.
-    """
-
-    rank: Count
-    lost: Count
-    open: dict[str, str]
-    ended: dict[str, str]
-
-
-class Cut(Header, frozen=True):
-    """End wait `number` by an error, if it is still the one."""
-
-    number: Count
-    failure: Failure
-    rank: int = -1  # whose failure is the cause
 
 
 FromClient = Hello | Submit | Abort | Signal | Stop | Ask | Where | Supply | Consumed | Heartbeat | Goodbye

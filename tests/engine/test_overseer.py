@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from mpiparallel.engine.overseer import ANSWER_WITHIN, DOOMED_AFTER, RECONSIDER, Overseer
-from mpiparallel.wire.messages import (
-    AnyHeader,
-    Blocked,
-    Broken,
-    Cut,
-    Examine,
-    Failure,
-    Ledgers,
-    Renew,
-    Result,
-)
+from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Ledgers, Renew
+from mpiparallel.wire.messages import AnyHeader, Failure, Result
 from mpiparallel.wire.waits import Ledger, Part, Wait
 
 WORLD = "world"

@@ -76,7 +76,12 @@ RAISES = [
     _raises("the others are in Barrier", "comm.Barrier()", "Barrier"),
     _raises("the others wait for its bcast", "comm.bcast(rank, root=3)", "bcast"),
     _raises("the root is in gather", "comm.gather(rank, root=0)", "gather"),
-    _raises("one other is in recv from it", "if rank == 0: comm.recv(source=3)", "recv", unharmed=_some(1, 2)),
+    _raises(
+        "one other is in recv from it",
+        "if rank == 0: comm.recv(source=3)",
+        "recv",
+        unharmed=_some(1, 2),
+    ),
     _raises(
         "one other is in recv from anybody",
         "if rank == 0: comm.recv(source=MPI.ANY_SOURCE)",

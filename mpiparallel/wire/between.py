@@ -1,0 +1,80 @@
+"""Messages between the ranks of a world: what they wait for, and how that is ended. No others see them.
+
+Ranks are named by their place in the world as it began: a rank keeps its number when others die.
+"""
+
+from __future__ import annotations
+
+from mpiparallel.wire.fields import Count, Failure, Header, Ranks
+from mpiparallel.wire.waits import Ledger, Wait
+
+
+class Blocked(Header, frozen=True):
+    """`rank` has been in this wait for a while; None: not any more."""
+
+    rank: Count
+    request: str
+    wait: Wait | None
+    line: str = ""  # where in user code
+
+
+class Broken(Header, frozen=True):
+    """A communicator cannot be used any more: a call on it was broken off on `rank`. Sent before the Result.
+
+    `topology` is empty or what Create_cart was given.
+    """
+
+    rank: Count
+    comm: str
+    members: Ranks
+    topology: list[list[int]] = []
+
+
+class Renew(Header, frozen=True):
+    """Take a new communicator, to be called `fresh`, in the place of `comm`: number `made` of those made by
+    the mail. Not of the control lane: tasks queued before it have the old one.
+    """
+
+    comm: str
+    fresh: str
+    made: Count
+    members: Ranks
+    topology: list[list[int]] = []
+
+
+class Examine(Header, frozen=True):
+    """Say what was sent, received and begun on these communicators."""
+
+    round: Count
+    comms: list[str]
+
+
+class Ledgers(Header, frozen=True):
+    """The answer to Examine. `tasks` counts the tasks that `rank` has begun, `queued` those that wait."""
+
+    rank: Count
+    round: Count
+    tasks: Count
+    queued: Count
+    busy: bool
+    wait: Wait | None
+    ledgers: dict[str, Ledger]
+
+
+class Held(Header, frozen=True):
+    """What `rank` has to do with requests, told to the leader when ranks have died, `lost` in all: those it
+    has not answered and their clients, and how its part has ended in those it answered last.
+    """
+
+    rank: Count
+    lost: Count
+    open: dict[str, str]
+    ended: dict[str, str]
+
+
+class Cut(Header, frozen=True):
+    """End wait `number` by an error, if it is still the one."""
+
+    number: Count
+    failure: Failure
+    rank: int = -1  # whose failure is the cause
