@@ -304,7 +304,7 @@ class Courier(threading.Thread):
         try:
             self.mail.progress()
         except RanksLost:
-            return  # `Parting` sees to it
+            self.mail.bury()
         self._send_outbox()
         if self.leader is not None:
             self.leader.progress()

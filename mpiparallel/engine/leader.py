@@ -16,7 +16,7 @@ import msgspec
 
 from mpiparallel import peek
 from mpiparallel.engine.bridge import Bridge
-from mpiparallel.engine.mail import Mail, RanksLost
+from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
@@ -51,7 +51,6 @@ class Leader:
             world.rank, world.alive, self._tell, self._renew, self._notice, notice_after
         )
         self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
-        self._put_off: list[tuple[Sequence[int], Renew]] = []  # communicators that a death has prevented
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
         self._unnoticed: dict[int, float] = {}  # ranks that the controller says are dead: since when
         self._last_tick = self._last_oversight = time.monotonic()
@@ -110,12 +109,7 @@ class Leader:
             self._mail.post(rank, [Message(header)])
 
     def _renew(self, ranks: Sequence[int], order: Renew) -> None:
-        try:
-            number = self._mail.new_comm(ranks)
-        except RanksLost:
-            self._put_off.append((ranks, order))  # until the world is whole again
-            return
-        order = msgspec.structs.replace(order, made=number)
+        order = msgspec.structs.replace(order, made=self._mail.new_comm(ranks))
         for rank in ranks:
             self._tell(rank, order)
 
@@ -184,11 +178,6 @@ class Leader:
             self.bridge.lost(ranks, sum(len(self.overseer.open_on(rank)) for rank in ranks))
         self._questions.lost(ranks)
         self.overseer.lost(ranks, {}, now)
-        put_off, self._put_off = self._put_off, []
-        for members, order in put_off:
-            alive = [rank for rank in members if rank in self._world.alive]
-            if alive == list(members) or not order.topology:
-                self._renew(alive, msgspec.structs.replace(order, members=alive))
 
     def succeed(self) -> None:
         """Take over from a leader that has died."""
