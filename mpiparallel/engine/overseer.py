@@ -55,6 +55,7 @@ class _Examination:
     began: float
     first: dict[int, Ledgers] | None = None
     answers: dict[int, Ledgers] = field(default_factory=dict)
+    moved: set[int] = field(default_factory=set)  # who has ended a task since it began
 
 
 class Overseer:
@@ -117,6 +118,8 @@ class Overseer:
     def result(self, rank: int, result: Result, now: float) -> None:
         """Note how the part of `rank` in a request has ended."""
         self._unblock(rank)
+        if self._examination is not None:
+            self._examination.moved.add(rank)  # its answer may be from before, or from after
         request = self._requests.get(result.request)
         if request is None:
             return
@@ -239,7 +242,8 @@ class Overseer:
         ledgers = {}
         for rank, answer in examination.answers.items():
             state = situation.ranks.get(rank)
-            if state is None or not _same(examination.first[rank], answer) or not _as_reported(state, answer):
+            still = _same(examination.first[rank], answer) and rank not in examination.moved
+            if state is None or not still or not _as_reported(state, answer):
                 # It has moved on: who waits for it may yet be served.
                 situation.ranks[rank] = deadlock.RankState("running", 0)
                 continue

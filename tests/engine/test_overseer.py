@@ -226,6 +226,24 @@ def test_a_rank_that_moves_on_between_the_two_looks_is_no_suspect(ranks: Ranks) 
     assert not ranks.cuts
 
 
+def test_an_answer_from_before_a_task_is_not_taken_for_one_from_after_it(ranks: Ranks) -> None:
+    ranks.begin(ranks=[0, 1])
+    ranks.block(0, receive(1))
+    ranks.end(1)
+    assert ranks.answer()  # the first round: rank 1 has finished without a message for rank 0
+    late, ranks.asked = ranks.asked, [(rank, question) for rank, question in ranks.asked if rank == 1]
+    ranks.answer()
+    # Another request makes rank 1 send what is waited for, and it has ended before rank 0 answers.
+    ranks.begin("other", [1])
+    ranks.ledgers[1] = Ledger(sent=[[0, 7, 1]])
+    ranks.end(1, name="other")
+    ranks.asked = [(rank, question) for rank, question in late if rank == 0]
+    ranks.answer()
+    assert not ranks.cuts
+    ranks.settle()
+    assert not ranks.cuts  # now its answer counts the message
+
+
 def test_a_silent_courier_ends_the_examination_and_nothing_else(ranks: Ranks) -> None:
     ranks.begin()
     ranks.mute.add(1)
