@@ -41,6 +41,7 @@ ROWS = [
     Row("idle", "idle CPU per engine", "%", measures.idle_cpu, below=1, once=True),
     Row("latency-4", "apply_sync no-op, 4 engines", "ms", measures.latency_of_all, ratio=10),
     Row("latency-1", "apply_sync no-op, 1 engine", "ms", measures.latency_of_one, ratio=10),
+    Row("where", "where() of 4 engines; theirs: queue_status()", "ms", measures.where, below=20),
     Row("push", "push 64 MB to 4", "ms", measures.push, ratio=12),
     Row("push-broadcast", "push 64 MB to 4, BroadcastView", "ms", measures.push_by_broadcast_view, ratio=3.5),
     Row("scatter", "scatter 64 MB over 4", "ms", measures.scatter, ratio=3),

@@ -88,3 +88,9 @@ def idle_cpu(side: Side, seconds: float = 4.0) -> list[float]:
     return [
         (sum(engine.cpu_times()[:2]) - used) / elapsed for engine, used in zip(engines, before, strict=True)
     ]
+
+
+def where(side: Side) -> list[float]:
+    """Ask what the engines are doing; IPython Parallel can say only how many tasks each has."""
+    ask = side.client.where if hasattr(side.client, "where") else side.client.queue_status
+    return [_timed(ask) for _ in range(20)]

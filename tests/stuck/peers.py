@@ -121,6 +121,7 @@ class IPythonParallel:
 
         self._cluster = ipyparallel.Cluster(n=RANKS, engines="mpi", log_level=50)
         self._client = self._cluster.start_and_connect_sync()
+        self._client.wait_for_engines(RANKS, timeout=60, interactive=False)
 
     def stop(self) -> None:
         if self._cluster is None:
@@ -159,7 +160,7 @@ class IPythonParallel:
         return Seen(f"{what}; to be started again, all is lost", time.monotonic() - began)
 
     def _works(self, pids: dict[int, int]) -> bool:
-        if not all(psutil.pid_exists(pid) for pid in pids.values()):
+        if len(self._client.ids) < RANKS or not all(psutil.pid_exists(pid) for pid in pids.values()):
             return False
         sums = self._client[:].apply_async(_sum_of_ones)
         return bool(sums.wait(HANGS_AFTER)) and sums.successful() and list(sums.get()) == [RANKS] * RANKS
