@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mpiparallel.engine.bridge import Line
     from mpiparallel.engine.courier import Courier
     from mpiparallel.engine.guard import Guard
+    from mpiparallel.engine.world import World
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
@@ -77,25 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mpiparallel.engine.guard import install
 
         guard = install(MPI.COMM_WORLD)
-    from mpiparallel.engine.courier import Courier
-
-    line, engines, trouble = None, [], ""
-    if world.rank == 0:
-        line, trouble = _line(options, config)
-    line, trouble = world.mail.bcast((line, trouble))
-    if line is not None:
-        courier = Courier(world, line, config, guard)
-        if world.rank == 0:
-            try:
-                engines = courier.register().engines
-            except ConnectionRefused as error:
-                trouble = str(error)
-        engines, trouble = world.mail.bcast((engines, trouble))
-    if trouble:
+    try:
+        courier, engine_id, trouble = _register(world, options, config, guard)
+    except BaseException:
+        # A rank has died, most likely. The others might wait for us for ever, and MPI_Finalize for the dead.
+        reason = f"mpiparallel: rank {world.rank} could not start: {traceback.format_exc()}"
+        print(reason, file=sys.stderr, flush=True)
+        world.everyone.Abort(70)
+        raise
+    if courier is None:
         if world.rank == 0:
             print(f"mpiparallel engine: {trouble}", file=sys.stderr, flush=True)
         return 1
-    _serve(courier, engines[world.rank], config, guard)
+    _serve(courier, engine_id, config, guard)
     if not courier.can_finalize:
         # Ranks have died, and MPI_Finalize would wait for them.
         atexit._run_exitfuncs()
@@ -103,6 +98,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def _register(
+    world: World, options: argparse.Namespace, config: Config, guard: Guard | None
+) -> tuple[Courier | None, int, str]:
+    """Meet the controller; return the courier and this rank's engine id, or the trouble. Collective."""
+    from mpiparallel.engine.courier import Courier
+
+    line, engines, trouble = None, [], ""
+    if world.rank == 0:
+        line, trouble = _line(options, config)
+    line, trouble = world.mail.bcast((line, trouble))
+    if line is None:
+        return None, -1, trouble
+    courier = Courier(world, line, config, guard)
+    if world.rank == 0:
+        try:
+            engines = courier.register().engines
+        except ConnectionRefused as error:
+            trouble = str(error)
+    engines, trouble = world.mail.bcast((engines, trouble))
+    return (None, -1, trouble) if trouble else (courier, engines[world.rank], "")
 
 
 def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str]:
