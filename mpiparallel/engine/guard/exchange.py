@@ -10,14 +10,14 @@ from mpi4py import MPI
 from mpiparallel.engine.guard.faults import broke_off, broke_off_exchange
 from mpiparallel.engine.guard.plain import Comm, Request, Status
 from mpiparallel.engine.guard.receives import count_receive
-from mpiparallel.engine.guard.requests import receive_request, send_request
-from mpiparallel.engine.guard.sends import count_send, send_parts
+from mpiparallel.engine.guard.requests import exchange_request, send_request
+from mpiparallel.engine.guard.sends import BYTE, count_send, dumps, send_parts
 from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import wait
 from mpiparallel.wire.waits import Part
 
 ANY_SOURCE, ANY_TAG, PROC_NULL = MPI.ANY_SOURCE, MPI.ANY_TAG, MPI.PROC_NULL
-_Isend, _Irecv, _isend = Comm.Isend, Comm.Irecv, Comm.isend
+_Isend, _Irecv = Comm.Isend, Comm.Irecv
 
 
 def _exchange_parts(send: Any, receive: Any, state: CommState, out: Any, into: Any) -> list[Part]:
@@ -34,15 +34,13 @@ def _begin_exchange(
     plain = None
     try:
         plain = start(comm, *args)
-        count_send(state, *out)
+        sent = (*out, count_send(state, *out), args[0])
     except BaseException as error:
         broke_off(error, state, name, plain, args)
         raise
     if into[0] == PROC_NULL:
-        return send_request(state, plain, *out) if out[0] >= 0 else plain
-    request = receive_request(state, plain, *into)
-    request._part = (_exchange_parts, out[0] >= 0, True, state, out, into)
-    return request
+        return send_request(state, plain, *sent) if out[0] >= 0 else plain
+    return exchange_request(state, plain, sent, *into)
 
 
 class Exchanges:
@@ -70,7 +68,7 @@ class Exchanges:
         try:
             requests.append(_Irecv(self, recvbuf, source, recvtag))
             requests.append(_Isend(self, sendbuf, dest, sendtag))
-            count_send(state, dest, sendtag)
+            index = count_send(state, dest, sendtag)
             receive, send = requests
             # A request that is complete would overwrite the status.
             received = receive.Test(status)
@@ -82,13 +80,13 @@ class Exchanges:
                     send,
                     receive,
                     state,
-                    (dest, sendtag),
+                    (dest, sendtag, index, sendbuf),
                     (source, recvtag),
                 )
             if source != PROC_NULL:
                 count_receive(state, status.Get_source(), status.Get_tag())
             if not send.Test():
-                wait(send.Test, "Sendrecv", send_parts, state, dest, sendtag)
+                wait(send.Test, "Sendrecv", send_parts, state, dest, sendtag, index, sendbuf)
         except BaseException as error:
             broke_off_exchange(error, state, "Sendrecv", requests, (sendbuf, recvbuf), source, recvtag)
             raise
@@ -107,16 +105,17 @@ class Exchanges:
         state = self._state
         if state.broken:
             state.refuse("sendrecv")
+        data = dumps(sendobj) if dest >= 0 else b""
         send = None
         try:
-            send = _isend(self, sendobj, dest, sendtag)
-            count_send(state, dest, sendtag)
+            send = _Isend(self, (data, BYTE), dest, sendtag)
+            index = count_send(state, dest, sendtag)
             value = self.recv(recvbuf, source, recvtag, status)
             if not send.Test():
-                wait(send.Test, "sendrecv", send_parts, state, dest, sendtag)
+                wait(send.Test, "sendrecv", send_parts, state, dest, sendtag, index, len(data))
             return value
         except BaseException as error:
-            broke_off(error, state, "sendrecv", send, sendobj)
+            broke_off(error, state, "sendrecv", send, data)
             raise
 
     def Sendrecv_replace(

@@ -13,13 +13,9 @@ from msgspec import structs
 from mpiparallel.engine.guard import faults, registry
 from mpiparallel.engine.guard.comm import GuardedAnyComm, GuardedComm
 from mpiparallel.engine.guard.files import GuardedFile
+from mpiparallel.engine.guard.matched import GuardedMessage
 from mpiparallel.engine.guard.plain import Comm, Intracomm, module
-from mpiparallel.engine.guard.requests import (
-    GuardedGrequest,
-    GuardedMessage,
-    GuardedPrequest,
-    GuardedRequest,
-)
+from mpiparallel.engine.guard.requests import GuardedGrequest, GuardedPrequest, GuardedRequest
 from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import watch
 from mpiparallel.engine.guard.windows import GuardedWin

@@ -10,8 +10,9 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard.faults import broke_off
+from mpiparallel.engine.guard.matched import GuardedMessage
 from mpiparallel.engine.guard.plain import Comm, Message, Request, Status
-from mpiparallel.engine.guard.requests import GuardedMessage, receive_request
+from mpiparallel.engine.guard.requests import receive_request
 from mpiparallel.engine.guard.state import CommState, Receive
 from mpiparallel.engine.guard.waiting import nothing_known, wait, watch
 from mpiparallel.wire.waits import Part
@@ -75,6 +76,21 @@ def _begin_receive(
         raise
 
 
+def _probe(
+    comm: Any, name: str, probe: Callable[..., Any], source: int, tag: int, status: Any, blocking: bool
+) -> Any:
+    """Probe once, or until there is a message."""
+    state = comm._state
+    try:
+        found = probe(comm, source, tag, status)
+        if blocking and not found:
+            found = wait(lambda: probe(comm, source, tag, status), name, receive_parts, state, source, tag)
+        return found
+    except MPI.Exception as error:
+        broke_off(error, state, name, None, None)
+        raise
+
+
 def _match(
     comm: Any,
     name: str,
@@ -90,11 +106,9 @@ def _match(
     state.used = True
     if status is None:
         status = Status()
-    plain = probe(comm, source, tag, status)
+    plain = _probe(comm, name, probe, source, tag, status, blocking)
     if plain is None:
-        if not blocking:
-            return None
-        plain = wait(lambda: probe(comm, source, tag, status), name, receive_parts, state, source, tag)
+        return None
     count_receive(state, status.Get_source(), status.Get_tag())
     message = GuardedMessage(plain)
     message._state = state
@@ -168,7 +182,7 @@ class Receives:
             return value
         except BaseException as error:
             state.used = True  # a message may have been matched in the very moment of an interrupt
-            if request is not None or message is not None:
+            if request is not None or message is not None or isinstance(error, MPI.Exception):
                 broke_off(error, state, "recv", request, message)
             raise
 
@@ -185,15 +199,14 @@ class Receives:
         state = self._state
         if state.broken:
             state.refuse("Probe")
-        if not _Iprobe(self, source, tag, status):
-            wait(lambda: _Iprobe(self, source, tag, status), "Probe", receive_parts, state, source, tag)
+        _probe(self, "Probe", _Iprobe, source, tag, status, True)
         return True
 
     def Iprobe(self: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Status | None = None) -> bool:
         """Tell whether a message is there."""
         if self._state.broken:
             self._state.refuse("Iprobe")
-        return _Iprobe(self, source, tag, status)
+        return _probe(self, "Iprobe", _Iprobe, source, tag, status, False)
 
     def Mprobe(
         self: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Status | None = None

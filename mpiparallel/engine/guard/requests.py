@@ -1,4 +1,4 @@
-"""Requests and matched messages: what non-blocking calls return, and the waits for it."""
+"""Requests: what non-blocking calls return, and the waits for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mpi4py import MPI
 
 from mpiparallel.engine.guard.classes import FromHandle, StandIn
 from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
-from mpiparallel.engine.guard.plain import Grequest, Message, Prequest, Request, Status
+from mpiparallel.engine.guard.plain import Grequest, Prequest, Request, Status
 from mpiparallel.engine.guard.state import CommState, Receive
 from mpiparallel.engine.guard.waiting import wait
 from mpiparallel.wire.waits import Part
 
-ANY_SOURCE, ANY_TAG = MPI.ANY_SOURCE, MPI.ANY_TAG
 _test, _pickled_test = Request.Test, Request.test
+_new_request = Request.__new__
 
 
 class _Waits(FromHandle):
@@ -248,14 +248,17 @@ def _some_complete(requests: Sequence[Request], indices: Any, statuses: list[Sta
 
 
 def _parts(requests: Sequence[Request]) -> list[Part]:
-    """Return the parts of those that are under way, as far as it is known."""
+    """Return the parts of requests that were under way when the wait began, as far as they are known.
+
+    Of one that is over meanwhile nothing may be said: its receive counts as received.
+    """
     found = []
     for request in requests:
-        part = getattr(request, "_part", None)
-        if part is not None:
-            found += part[0](*part[1:])
-        elif request:
+        part = getattr(request, "_part", None) if request else None
+        if part is None:
             found.append(Part("other"))
+        else:
+            found += part[0](*part[1:])
     return found
 
 
@@ -295,31 +298,35 @@ def collective_request(
     except BaseException as error:
         broke_off(error, state, name, plain, args)
         raise
-    request = GuardedRequest(plain)
+    request = _new_request(GuardedRequest, plain)
     request._state = state
-    request._part = (_collective_part, state, signature, index, data, args)
+    request._receive = None
+    request._part = (_collective_part, state, state.generation, signature, index, data, args)
     return request
 
 
-def _collective_part(state: CommState, signature: Any, index: int, data: Any, args: Any) -> list[Part]:
-    return [state.collective(signature, index, data)]
+def _collective_part(
+    state: CommState, generation: int, signature: Any, index: int, data: Any, args: Any
+) -> list[Part]:
+    return [state.collective(signature, index, data) if generation == state.generation else Part("other")]
 
 
-def send_request(state: CommState, plain: Request, dest: int, tag: int) -> Request:
-    """Return the guarded request of a send."""
-    request = GuardedRequest(plain)
+def send_request(state: CommState, plain: Request, dest: int, tag: int, index: int, data: Any) -> Request:
+    """Return the guarded request of a send; the last arguments are those of `CommState.send`."""
+    request = _new_request(GuardedRequest, plain)
     request._state = state
-    request._part = (_send_part, state, dest, tag)
+    request._receive = None
+    request._part = (_send_part, state, state.generation, dest, tag, index, data)
     return request
 
 
-def _send_part(state: CommState, dest: int, tag: int) -> list[Part]:
-    return [state.send(dest, tag)]
+def _send_part(state: CommState, generation: int, dest: int, tag: int, index: int, data: Any) -> list[Part]:
+    return [state.send(dest, tag, index, data) if generation == state.generation else Part("other")]
 
 
 def receive_request(state: CommState, plain: Request, source: int, tag: int) -> Request:
     """Return the guarded request of a receive."""
-    request = GuardedRequest(plain)
+    request = _new_request(GuardedRequest, plain)
     request._state = state
     request._receive = receive = Receive(state, source, tag)
     request._part = (_receive_part, receive)
@@ -330,6 +337,22 @@ def _receive_part(receive: Receive) -> list[Part]:
     return [receive.part()]
 
 
+def exchange_request(
+    state: CommState, plain: Request, out: tuple[int, int, int, Any], source: int, tag: int
+) -> Request:
+    """Return the guarded request of a send and a receive; `out` has the arguments of `CommState.send`."""
+    request = receive_request(state, plain, source, tag)
+    if out[0] >= 0:
+        request._part = (_exchange_part, state, state.generation, out, request._receive)
+    return request
+
+
+def _exchange_part(
+    state: CommState, generation: int, out: tuple[int, int, int, Any], receive: Receive
+) -> list[Part]:
+    return [*_send_part(state, generation, *out), receive.part()]
+
+
 def uncounted(state: CommState, plain: Request) -> Request:
     """Return the guarded request of something that is not counted."""
     state.opaque = True
@@ -337,57 +360,3 @@ def uncounted(state: CommState, plain: Request) -> Request:
     request = kind(plain)
     request._state = state
     return request
-
-
-class GuardedMessage(FromHandle, Message, metaclass=StandIn, stands_for=Message):
-    """A message that was matched by a probe."""
-
-    __slots__ = ("_state",)
-
-    def __new__(cls, message: Message | None = None) -> Any:
-        """Stand for the same message as `message`."""
-        self = super().__new__(cls, message)
-        self._state = getattr(message, "_state", None)
-        return self
-
-    @classmethod
-    def Probe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
-        """Wait for a message and match it."""
-        return cls(comm.Mprobe(source, tag, status))
-
-    @classmethod
-    def Iprobe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
-        """Match a message if one is there."""
-        message = comm.Improbe(source, tag, status)
-        return None if message is None else cls(message)
-
-    @classmethod
-    def probe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
-        """Wait for an object and match its message."""
-        return cls(comm.mprobe(source, tag, status))
-
-    @classmethod
-    def iprobe(cls, comm: Any, source: int = ANY_SOURCE, tag: int = ANY_TAG, status: Any = None) -> Any:
-        """Match the message of an object if one is there."""
-        message = comm.improbe(source, tag, status)
-        return None if message is None else cls(message)
-
-    def Recv(self, buf: Any, status: Status | None = None) -> None:
-        """Receive the message."""
-        self.Irecv(buf).Wait(status)
-
-    def Irecv(self, buf: Any) -> Request:
-        """Begin to receive the message."""
-        request = GuardedRequest(Message.Irecv(self, buf))
-        request._state = getattr(self, "_state", None)
-        return request
-
-    def recv(self, status: Status | None = None) -> Any:
-        """Receive the message and return the object."""
-        return self.irecv().wait(status)
-
-    def irecv(self) -> Request:
-        """Begin to receive the object."""
-        request = GuardedRequest(Message.irecv(self))
-        request._state = getattr(self, "_state", None)
-        return request

@@ -6,29 +6,38 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
+from mpi4py import MPI
+
 from mpiparallel.engine.guard.faults import broke_off
 from mpiparallel.engine.guard.plain import Comm, Intracomm, Prequest, Request, Topocomm
 from mpiparallel.engine.guard.requests import send_request, uncounted
-from mpiparallel.engine.guard.state import CommState
+from mpiparallel.engine.guard.state import SYNCHRONOUS, CommState
 from mpiparallel.engine.guard.waiting import nothing_known, wait, watch
 from mpiparallel.wire.waits import Part
 
+BYTE = MPI.BYTE
+dumps = MPI.pickle.dumps
+# In place of a message's length. One that is buffered needs nobody.
+LENGTHS = {Comm.Issend: SYNCHRONOUS, Comm.Ibsend: 0}
 
-def send_parts(state: CommState, dest: int, tag: int) -> list[Part]:
-    return [state.send(dest, tag)]
+
+def send_parts(state: CommState, dest: int, tag: int, index: int, data: Any) -> list[Part]:
+    return [state.send(dest, tag, index, data)]
 
 
-def count_send(state: CommState, dest: int, tag: int) -> None:
+def count_send(state: CommState, dest: int, tag: int) -> int:
+    """Count a message; return how many with its tag went to `dest` before."""
     state.used = True
-    if dest >= 0:
-        if get_ident() != watch.main:
-            state.opaque = True  # two threads may count at once and lose a message
-        key = (dest, tag)
-        state.sent[key] = state.sent.get(key, 0) + 1
+    if dest < 0:
+        return -1
+    if get_ident() != watch.main:
+        state.opaque = True  # two threads may count at once and lose a message
+    return state.count_sent(dest, tag)
 
 
 def _blocking_send(name: str, start: Callable[..., Request]) -> Any:
     """Return a guarded form of Send or one of its kin."""
+    length = LENGTHS.get(start)
 
     def send(self: Any, buf: Any, dest: int, tag: int = 0) -> None:
         state = self._state
@@ -37,15 +46,10 @@ def _blocking_send(name: str, start: Callable[..., Request]) -> Any:
         request = None
         try:
             request = start(self, buf, dest, tag)
-            state.used = True
-            if dest >= 0:
-                if get_ident() != watch.main:
-                    state.opaque = True
-                sent = state.sent
-                key = (dest, tag)
-                sent[key] = sent.get(key, 0) + 1
+            index = count_send(state, dest, tag)
             if not request.Test():
-                wait(request.Test, name, send_parts, state, dest, tag)
+                data = buf if length is None else length
+                wait(request.Test, name, send_parts, state, dest, tag, index, data)
         except BaseException as error:
             broke_off(error, state, name, request, buf)
             raise
@@ -54,17 +58,34 @@ def _blocking_send(name: str, start: Callable[..., Request]) -> Any:
 
 
 def _blocking_object_send(name: str, start: Callable[..., Request]) -> Any:
-    """Return a guarded form of send or one of its kin."""
-    guarded = _blocking_send(name, start)
+    """Return a guarded form of send or one of its kin.
+
+    The object is pickled here, as mpi4py would do it, so that the length of the message is known.
+    """
+    length = LENGTHS.get(start)
 
     def send(self: Any, obj: Any, dest: int, tag: int = 0) -> None:
-        guarded(self, obj, dest, tag)
+        state = self._state
+        if state.broken:
+            state.refuse(name)
+        data = dumps(obj) if dest >= 0 else b""
+        request = None
+        try:
+            request = start(self, (data, BYTE), dest, tag)
+            index = count_send(state, dest, tag)
+            if not request.Test():
+                nbytes = len(data) if length is None else length
+                wait(request.Test, name, send_parts, state, dest, tag, index, nbytes)
+        except BaseException as error:
+            broke_off(error, state, name, request, data)
+            raise
 
     return send
 
 
 def _nonblocking_send(name: str, start: Callable[..., Request]) -> Any:
     """Return a guarded form of Isend or one of its kin."""
+    length = LENGTHS.get(start)
 
     def send(self: Any, buf: Any, dest: int, tag: int = 0) -> Request:
         state = self._state
@@ -73,21 +94,36 @@ def _nonblocking_send(name: str, start: Callable[..., Request]) -> Any:
         request = None
         try:
             request = start(self, buf, dest, tag)
-            count_send(state, dest, tag)
+            index = count_send(state, dest, tag)
         except BaseException as error:
             broke_off(error, state, name, request, buf)
             raise
-        return send_request(state, request, dest, tag) if dest >= 0 else request
+        if dest < 0:
+            return request
+        return send_request(state, request, dest, tag, index, buf if length is None else length)
 
     return send
 
 
 def _nonblocking_object_send(name: str, start: Callable[..., Request]) -> Any:
     """Return a guarded form of isend or one of its kin."""
-    guarded = _nonblocking_send(name, start)
+    length = LENGTHS.get(start)
 
     def send(self: Any, obj: Any, dest: int, tag: int = 0) -> Request:
-        return guarded(self, obj, dest, tag)
+        state = self._state
+        if state.broken:
+            state.refuse(name)
+        data = dumps(obj) if dest >= 0 else b""
+        request = None
+        try:
+            request = start(self, (data, BYTE), dest, tag)
+            index = count_send(state, dest, tag)
+        except BaseException as error:
+            broke_off(error, state, name, request, data)
+            raise
+        if dest < 0:
+            return request
+        return send_request(state, request, dest, tag, index, len(data) if length is None else length)
 
     return send
 
@@ -125,16 +161,16 @@ class Sends:
     Ssend = _blocking_send("Ssend", Comm.Issend)
     Rsend = _blocking_send("Rsend", Comm.Irsend)
     Bsend = _local_send("Bsend", Comm.Bsend)
-    send = _blocking_object_send("send", Comm.isend)
-    ssend = _blocking_object_send("ssend", Comm.issend)
+    send = _blocking_object_send("send", Comm.Isend)
+    ssend = _blocking_object_send("ssend", Comm.Issend)
     bsend = _local_send("bsend", Comm.bsend)
     Isend = _nonblocking_send("Isend", Comm.Isend)
     Issend = _nonblocking_send("Issend", Comm.Issend)
     Irsend = _nonblocking_send("Irsend", Comm.Irsend)
     Ibsend = _nonblocking_send("Ibsend", Comm.Ibsend)
-    isend = _nonblocking_object_send("isend", Comm.isend)
-    issend = _nonblocking_object_send("issend", Comm.issend)
-    ibsend = _nonblocking_object_send("ibsend", Comm.ibsend)
+    isend = _nonblocking_object_send("isend", Comm.Isend)
+    issend = _nonblocking_object_send("issend", Comm.Issend)
+    ibsend = _nonblocking_object_send("ibsend", Comm.Ibsend)
 
     def Flush_buffer(self: Any) -> None:
         """Wait until all buffered messages have been sent."""

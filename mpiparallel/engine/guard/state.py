@@ -14,6 +14,7 @@ from mpiparallel.wire.waits import Ledger, Part
 
 RECENT = 64  # signatures that are remembered
 FIRST_HIDDEN_TAG, HIDDEN_TAGS = 10, 32000  # every MPI has tags up to 32767
+SYNCHRONOUS = -1  # in place of a message's length: its send ends only when it is received
 WILDCARD = -1  # any source, any tag: MPI libraries have numbers of their own for these
 
 
@@ -142,15 +143,26 @@ class CommState:
         """Return the part of a collective that was begun as number `index`."""
         return Part("collective", self.id, signature_text(signature), index, common_bytes(data))
 
-    def send(self, rank: int, tag: int) -> Part:
-        """Return the part of a message that was sent."""
-        return Part("send", self.id, peer=self.world_rank(rank), tag=tag)
+    def send(self, rank: int, tag: int, index: int, data: Any) -> Part:
+        """Return the part of a message that was sent after `index` others with its tag to that rank.
+
+        `data` is its buffer, or its length, or SYNCHRONOUS.
+        """
+        nbytes = data if isinstance(data, int) else message_bytes(data)
+        return Part("send", self.id, "", index, nbytes, self.world_rank(rank), tag)
 
     def receive(self, rank: int, tag: int) -> Part:
         """Return the part of a message that is to come."""
         return Part("receive", self.id, peer=self.world_rank(rank), tag=tag if tag >= 0 else WILDCARD)
 
     # ------------------------------------------------------------ the ledger
+
+    def count_sent(self, rank: int, tag: int) -> int:
+        """Note a message that was sent; return how many with its tag went to that rank before."""
+        key = (rank, tag)
+        before = self.sent.get(key, 0)
+        self.sent[key] = before + 1
+        return before
 
     def count_received(self, rank: int, tag: int) -> None:
         """Note a message that has arrived."""
@@ -191,7 +203,10 @@ class Receive:
 
     def part(self) -> Part:
         """Return it as the part of a wait."""
-        return self.state.receive(self.source, self.tag)
+        state = self.state
+        if self.generation != state.generation:
+            return Part("other")  # the counts are of the renewed communicator
+        return state.receive(self.source, self.tag)
 
     def complete(self, status: Any) -> None:
         """Note that it is over; `status` says whose message it was."""
@@ -213,8 +228,8 @@ def common_bytes(data: Any) -> int:
     That is the case for plain buffers and for [buffer, datatype] with a datatype MPI has by itself.
     """
     if isinstance(data, list | tuple):
-        if len(data) != 2 or not getattr(data[1], "is_predefined", False):
-            return -1
+        if len(data) != 2 or not data[1] or not getattr(data[1], "is_predefined", False):
+            return -1  # a null one was freed meanwhile
         if data[1].Get_size() != data[1].Get_extent()[1]:
             return -1
         data = data[0]
@@ -222,3 +237,13 @@ def common_bytes(data: Any) -> int:
         return memoryview(data).nbytes
     except (TypeError, ValueError, BufferError):
         return -1  # another kind of buffer, or none
+
+
+def message_bytes(data: Any) -> int:
+    """Return how long the message in a buffer is; 0 if this is not sure, as short ones need no receiver."""
+    if isinstance(data, list | tuple) and len(data) == 3 and isinstance(data[1], int):
+        _, count, datatype = data
+        if datatype and getattr(datatype, "is_predefined", False) and count >= 0:
+            return count * int(datatype.Get_size())
+        return 0
+    return max(0, common_bytes(data))

@@ -12,10 +12,12 @@ import numpy as np
 from mpi4py import MPI
 
 from mpiparallel.engine import evidence, guard
+from mpiparallel.engine.guard.plain import Request
+from mpiparallel.engine.guard.requests import _parts as parts_of
 from mpiparallel.engine.guard.waiting import watch
 from mpiparallel.error import CommunicatorBroken, DeadlockError, PeerFailed
 from mpiparallel.wire.waits import Part
-from tests.engine.guard.guard_ranks import PLAIN, RANK, SIZE, renew_all, together, when_blocked
+from tests.engine.guard.guard_ranks import LONG, PLAIN, RANK, SIZE, renew_all, together, when_blocked
 
 
 def cuts() -> None:
@@ -120,6 +122,47 @@ def ledgers() -> None:
     assert g.ledgers(["world"])["world"].opaque
     persistent.Free()
     comm.Barrier()
+
+
+def requests() -> None:
+    """What requests tell of themselves: until they are over, which is before their receive is counted."""
+    guard.install(MPI.COMM_WORLD)
+    comm = MPI.COMM_WORLD
+    right, left = (RANK + 1) % SIZE, (RANK - 1) % SIZE
+    data, other = np.zeros(2), np.zeros(2)
+    together()
+    comm.isend(1, right, 2).Wait()
+    sends = {
+        "Isend": comm.Isend(LONG, right, 1),
+        "isend": comm.isend(LONG, right, 2),
+        "issend": comm.issend(1, right, 2),
+        "in parts": comm.Isend([LONG, 500_000, MPI.DOUBLE], right, 1),
+        "Isendrecv": comm.Isendrecv(LONG, right, 3, other, left, 4),
+    }
+    found = {name: parts_of([request])[0] for name, request in sends.items()}
+    nbytes = len(pickle.dumps(LONG, pickle.HIGHEST_PROTOCOL))
+    assert found["Isend"] == Part("send", "world", "", 0, LONG.nbytes, right, 1), found
+    assert found["isend"].index == 1 and abs(found["isend"].nbytes - nbytes) < 100, found
+    assert found["issend"] == Part("send", "world", "", 2, -1, right, 2), found
+    assert found["in parts"] == Part("send", "world", "", 1, 4_000_000, right, 1), found
+    both = [Part("send", "world", "", 0, LONG.nbytes, right, 3), Part("receive", "world", peer=left, tag=4)]
+    assert parts_of([sends["Isendrecv"]]) == both
+    receive = comm.Irecv(data, left, 7)
+    assert parts_of([receive]) == [Part("receive", "world", peer=left, tag=7)]
+    comm.Send(data, right, 7)
+    while not Request.Test(receive):  # as mpi4py sees it: not counted yet
+        pass
+    assert comm._state.ledger().pending == [[left, 4], [left, 7]]
+    assert parts_of([receive]) == [Part("other")]
+    comm._state.generation += 1
+    assert parts_of([sends["Isend"], sends["Isendrecv"]]) == [Part("other")] * 3
+    comm._state.generation -= 1
+    for tag, count in ((1, 2), (2, 0), (3, 1)):
+        for _ in range(count):
+            comm.Recv(np.zeros_like(LONG), left, tag)
+    assert [comm.recv(source=left, tag=2) is not None for _ in range(3)] == [True] * 3
+    comm.Send(data, right, 4)
+    MPI.Request.Waitall(list(sends.values()))
 
 
 def right_of(rank: int) -> int:

@@ -51,7 +51,7 @@ def test_an_interrupt_ends_every_call_and_the_communicator_is_healed(n: int) -> 
     all_fine(run_ranks(n, "guard_ranks.py", "interrupts"), n)
 
 
-@pytest.mark.parametrize("scenario", ["cuts", "ledgers", "derived", "world", "threads"])
+@pytest.mark.parametrize("scenario", ["cuts", "ledgers", "requests", "derived", "world", "threads"])
 def test_scenario(scenario: str) -> None:
     all_fine(run_ranks(3, "ledger_ranks.py", scenario), 3)
 

@@ -8,7 +8,14 @@ import weakref
 import numpy as np
 import pytest
 
-from mpiparallel.engine.guard.state import CommState, Receive, common_bytes, signature_text
+from mpiparallel.engine.guard.state import (
+    SYNCHRONOUS,
+    CommState,
+    Receive,
+    common_bytes,
+    message_bytes,
+    signature_text,
+)
 from mpiparallel.error import CommunicatorBroken
 from mpiparallel.wire.waits import Ledger, Part
 
@@ -44,7 +51,7 @@ def test_ranks_are_told_by_their_numbers_in_the_world() -> None:
     assert state.ledger() == Ledger(
         2, ["Barrier", "Bcast(root=2)"], [[7, 5, 3]], [[9, 0, 2]], [[-1, -1], [4, 8]], False
     )
-    assert state.send(2, 1) == Part("send", "world/3.4", peer=9, tag=1)
+    assert state.send(2, 1, 4, bytes(7)) == Part("send", "world/3.4", "", 4, 7, peer=9, tag=1)
     assert state.receive(-2, -1) == Part("receive", "world/3.4", peer=-1, tag=-1)
     assert state.collective(("Reduce", 1), 5, np.zeros(3)) == Part(
         "collective", "world/3.4", "Reduce(root=1)", 5, 24
@@ -67,6 +74,7 @@ def test_what_was_under_way_before_a_renewal_is_not_counted_after_it() -> None:
     state.forget()
     receive.complete(Status(1, 1))
     assert state.received == {} and state.pending == {}
+    assert receive.part() == Part("other")
 
 
 def test_only_the_last_signatures_are_kept() -> None:
@@ -137,6 +145,32 @@ class Type:
 )
 def test_lengths_are_told_only_where_they_are_sure(data: object, nbytes: int) -> None:
     assert common_bytes(data) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("data", "nbytes"),
+    [
+        (np.zeros(4), 32),
+        ([np.zeros(4), Type(True, 8, 8)], 32),
+        ([np.zeros(4), 3, Type(True, 8, 8)], 24),
+        ((np.zeros(4), 3, Type(False, 8, 8)), 0),
+        ([np.zeros(4), 3, "d"], 0),
+        ([np.zeros(4), (1, 2), Type(True, 8, 8)], 0),
+        ([np.zeros(4), "d"], 0),
+        ([np.zeros(4), None], 0),
+        (None, 0),
+    ],
+)
+def test_a_message_of_unknown_length_may_be_a_short_one(data: object, nbytes: int) -> None:
+    assert message_bytes(data) == nbytes
+
+
+def test_a_send_tells_its_length_and_how_many_went_before() -> None:
+    state = CommState("world", [0, 1])
+    assert [state.count_sent(1, 3), state.count_sent(1, 3), state.count_sent(0, 3)] == [0, 1, 0]
+    assert state.sent == {(1, 3): 2, (0, 3): 1}
+    assert state.send(1, 3, 1, 1 << 20).nbytes == 1 << 20
+    assert state.send(1, 3, 1, SYNCHRONOUS).nbytes == -1
 
 
 def test_signatures_have_the_root() -> None:
