@@ -160,7 +160,7 @@ class Hub:
             worlds.forget(self.state, world, reason, WorldEvent.LOST)
         else:
             bridge, label = world.bridge, world.bridge_label
-            if world.peer is not None:
+            if world.peer is not None and bridge not in engines:
                 # MPI's runtime may not know: it hears of processes that were killed, and not of all others.
                 self.state.send(world.peer, EnginesLost(engines, reason))
             worlds.engines_lost(self.state, world, engines, reason)

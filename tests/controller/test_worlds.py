@@ -77,6 +77,11 @@ class TestLostRanks:
         assert failed.failure.evalue.endswith(": it does not answer")
         assert changed.removed == [2]
 
+    def test_the_bridge_hears_of_deaths_that_the_server_has_seen(self, hub: Driver) -> None:
+        hub.inbox.clear()
+        hub.die("w", [3], "it ended by itself")
+        assert hub.heard("old") == [EnginesLost([3], "it ended by itself")]
+
     def test_a_world_that_does_not_survive_is_lost_with_one(self) -> None:
         hub = Driver()
         hub.world(2)
