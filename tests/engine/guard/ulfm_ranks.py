@@ -25,7 +25,10 @@ def killed() -> None:
     comm = MPI.COMM_WORLD
     comm.Barrier()
     if RANK == 1:
+        for other in (0, 2):  # one that is in the barrier yet would fail in there
+            WORLD.recv(source=other)
         os.kill(os.getpid(), signal.SIGKILL)
+    WORLD.send("out of the barrier", 1)
     try:
         comm.Recv(np.zeros(1), 1)
         raise AssertionError("the dead have sent something")
