@@ -51,7 +51,8 @@ class Steps:
         if error is None:
             return
         if isinstance(error, MPI.Exception):
-            broke_off(error, self.state, self.name, self.held[-1] if self.index >= 0 else None, self.held)
+            begun = self.held[-1] if self.index >= 0 and self.held else None
+            broke_off(error, self.state, self.name, begun, self.held)
         if self.index >= 0 or (self.held and not isinstance(error, Exception)):
             kept.append(self.held)
             mark_broken(self.state, f"{self.name} was broken off by {type(error).__name__}")
