@@ -89,6 +89,8 @@ class Bridge:
         self._dead: set[int] = set()  # engines whose ranks have died
         self.said_dead: dict[int, str] = {}  # ranks of which the controller says that they have died
         self._early: deque[Message] = deque()  # came together with the welcome
+        # Requests that came while a death was not noticed here.
+        self._put_off: deque[tuple[Submit, Sequence[Any]]] = deque()
         self._open = 0  # tasks handed out and not answered
         self._first = 0.0  # when the oldest message of `_data` came
         context = zmq.Context()
@@ -226,6 +228,8 @@ class Bridge:
     def progress(self) -> bool:
         """Send and receive what can be; return whether anything happened."""
         busy = self._flush()
+        while self._put_off and not self._is_unnoticed():
+            self._submit(*self._put_off.popleft())
         while self._early:
             self._receive(self._early.popleft())
         for _ in range(64):
@@ -246,7 +250,9 @@ class Bridge:
 
     def _receive(self, message: Message) -> None:
         header = message.header
-        if isinstance(header, Submit):
+        if isinstance(header, Submit) and (self._put_off or self._is_unnoticed()):
+            self._put_off.append((header, message.payload))
+        elif isinstance(header, Submit):
             self._submit(header, message.payload)
         elif isinstance(header, Abort | Signal | Stop | Where):
             if isinstance(header, Stop):
@@ -268,6 +274,13 @@ class Bridge:
                 self.stopped_by = f"the controller refuses this world: {header.reason}"
         elif isinstance(header, Goodbye):
             self.stopped_by = header.reason or "the controller ended"
+
+    def _is_unnoticed(self) -> bool:
+        """Whether a rank has died and MPI is about to say so.
+
+        Who sends a request now may know of that death already, and may count on communicators without it.
+        """
+        return any(rank in self._world.alive for rank in self.said_dead)
 
     def _hand_on(self, messages: dict[int, Message]) -> None:
         known = {

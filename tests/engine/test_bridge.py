@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -204,6 +205,21 @@ def test_parts_of_the_living_stay_theirs(controller, make_bridge):
     bridge._receive(Message(Submit("c-1", "c", "scatter", [4, 5], parts=[1, 2]), [b"four", b"fi", b"ve"]))
     [(messages, _, _)] = bridge.routed
     assert list(messages) == [1] and messages[1].payload == [b"fi", b"ve"]
+
+
+def test_requests_wait_until_a_death_is_noticed_here_too(controller, make_bridge):
+    world = dataclasses.replace(WORLD, alive=[0, 1])
+    bridge = make_bridge(world=world)
+    registered(bridge, controller)
+    bridge._receive(Message(EnginesLost([5], "it was killed")))
+    for number in (1, 2):
+        bridge._receive(Message(Submit(f"c-{number}", "c", "clear", [4, 5])))
+    bridge.progress()
+    assert not bridge.routed
+    world.alive.remove(1)
+    bridge.lost([1], 0)
+    bridge.progress()
+    assert [messages[0].header.request for messages, _, _ in bridge.routed] == ["c-1", "c-2"]
 
 
 def test_a_death_is_told_once(controller, make_bridge):
