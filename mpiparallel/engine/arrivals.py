@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -144,8 +145,9 @@ def pieces(frame: Any) -> list[memoryview]:
 
 def _memory(size: int) -> memoryview:
     """Return `size` bytes of memory to receive into."""
-    if size < LARGE:
+    # numpy's is faster. It is not imported here: the courier's thread and user code, importing it at the same
+    # time, would see halves of its modules.
+    numpy = sys.modules.get("numpy")
+    if size < LARGE or numpy is None or getattr(numpy.__spec__, "_initializing", False):
         return memoryview(bytearray(size))
-    import numpy
-
     return numpy.empty(size, numpy.uint8).data

@@ -145,8 +145,10 @@ class Courier(threading.Thread):
                 time.sleep(STANDBY)
 
     def die(self, reason: str) -> None:
-        """End this process, and with it the world, after an error of ours; `reason` goes to the log."""
+        """End this process, and where the others cannot go on the world, after an error of ours."""
         os.write(self.output.log, f"mpiparallel: engine on rank {self.world.rank} fails: {reason}\n".encode())
+        if self.world.survives:
+            os.kill(os.getpid(), signal.SIGKILL)  # MPI's runtime does not notice those that end by themselves
         os._exit(70)
 
     def _step(self) -> bool:
