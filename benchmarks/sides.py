@@ -88,7 +88,6 @@ class Side:
                 continue  # it ended just now, or is somebody else's
         return found
 
-
     def cpu_seconds(self) -> float:
         """Return the processor time that its processes have used so far."""
         used = 0.0

@@ -122,7 +122,7 @@ class NoEnginesRegistered(KernelError):
 
 
 class TaskAborted(KernelError):
-    """The task was aborted before it began."""
+    """The task did not begin: it was aborted, or a cell before it failed or was interrupted."""
 
 
 class TaskTimeout(KernelError):

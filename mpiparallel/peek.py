@@ -12,6 +12,7 @@ Python's own calls and those that the kernel restarts (``read``, ``wait``, ``fut
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import os
@@ -235,6 +236,7 @@ class NativeLook:
     """A look at the C functions of a process, by a debugger if there is one: `poll`, then `close`."""
 
     def __init__(self, pid: int) -> None:
+        self._pid = pid
         self._until = time.monotonic() + NATIVE_WITHIN
         self._process: subprocess.Popen[bytes] | None = None
         for name, arguments in _DEBUGGERS.items():
@@ -266,10 +268,15 @@ class NativeLook:
     def close(self) -> None:
         """Let go of the process: when a debugger is killed, what it has stopped goes on."""
         if self._process is not None:
+            ended = self._process.poll() is not None
             self._process.kill()
             self._process.wait()
             self._said.close()
             self._process = None
+            if not ended:
+                # A debugger that is killed may leave it stopped.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGCONT)
 
 
 def native_stack(pid: int) -> list[str]:

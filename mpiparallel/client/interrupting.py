@@ -47,8 +47,12 @@ def get(result: AsyncResult) -> Any:
         return result.get()
     except KeyboardInterrupt as interrupted:
         interrupted.result = result  # type: ignore[attr-defined]
-        # A second Ctrl-C goes straight through: who presses twice does not want to wait.
-        _end(result)
+        try:
+            _end(result)
+        except KeyboardInterrupt:
+            # Who presses twice does not want to wait, but wants it to end.
+            left = [task.engine for task in _left(result)]
+            result._client._connection.ask(lambda query: Signal(left, int(signal.SIGINT), query))
         raise
 
 

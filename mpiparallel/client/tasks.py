@@ -20,6 +20,10 @@ from mpiparallel.client.metadata import Event, Metadata
 from mpiparallel.wire import objects
 from mpiparallel.wire.messages import EngineInfo, Failure, msg_id
 
+_ABORTED = (
+    "task {} did not begin: it was aborted, or was queued behind a cell that failed or was interrupted; "
+    "send it again"
+)
 HISTORY = 10_000  # msg_ids that a history remembers
 
 _lock = threading.Lock()  # over listeners and values of all tasks; held for a few instructions
@@ -158,7 +162,7 @@ class Task:
             if failed is None and self.request.verb == "execute":
                 value = ExecuteReply(self.msg_id, value or {}, self.metadata)
         elif self.status == "aborted":
-            failed = error.TaskAborted(self.msg_id)
+            failed = error.TaskAborted(_ABORTED.format(self.msg_id))
         elif isinstance(self.failure, Failure):
             failed = error.RemoteError(
                 self.failure.ename, self.failure.evalue, self.failure.traceback, self._engine_info()
@@ -205,7 +209,7 @@ class Task:
                 self.failure.ename, self.failure.evalue, self.failure.traceback, self._engine_info()
             )
         elif self.status != "ok":
-            metadata["error"] = self.failure or error.TaskAborted(self.msg_id)
+            metadata["error"] = self.failure or error.TaskAborted(_ABORTED.format(self.msg_id))
 
 
 def _aware(moment: float | None) -> datetime | None:

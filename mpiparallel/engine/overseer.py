@@ -286,6 +286,8 @@ class Overseer:
     def broken(self, report: Broken) -> None:
         """Renew a communicator that cannot be used any more; only the first report of it counts."""
         members = [rank for rank in report.members if rank in self.alive]
+        if report.comm.partition("~")[0] == WORLD and len(members) < len(report.members):
+            return  # it was renewed when we heard of the death
         if report.topology and len(members) < len(report.members):
             return  # a grid with holes is none: user code has to make another
         if report.comm in self._renewed:

@@ -119,7 +119,7 @@ RAISES = [
         unharmed=_some(0, 1),
     ),
     Way(
-        "one rank has nothing that can be pickled, the others are in gather",
+        "one rank has nothing that can be pickled, the others are in allgather",
         """
         comm.allgather((lambda: 0) if rank == 3 else rank)
         """,

@@ -9,7 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard.plain import Comm, Group, Request, Status
-from mpiparallel.engine.guard.state import CommState, Receive
+from mpiparallel.engine.guard.state import CommState, Receive, signature_text
 from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.error import PeerFailed
 
@@ -72,6 +72,8 @@ def broke_off(
     kept.append((request, held))
     before = state.broken
     mark_broken(state, why)
+    if state.recent and signature_text(state.recent[-1]).partition("(")[0] == call:
+        state.collective_broke_off()
     if receive is not None and request is not None and _cancel(request, receive) and before is None:
         # Nothing of the message was taken: the communicator is as before the call.
         kept.pop()
@@ -130,11 +132,14 @@ def _process_failed(
 def _failed_rank(state: CommState) -> int:
     """Return who died. Another rank may have told us by a revocation, before MPI's runtime does."""
     deadline = time.monotonic() + NOTICE_WITHIN
-    while not dead and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        # Those that died before it was renewed are not members any more.
+        if members := [rank for rank in dead if rank in state.members]:
+            return members[-1]
         if (rank := _failed_member(state)) >= 0:
             return rank
         time.sleep(0.001)
-    return dead[-1] if dead else -1
+    return -1
 
 
 def _failed_member(state: CommState) -> int:

@@ -77,7 +77,9 @@ class Guard:
 
     def ranks_died(self, ranks: Iterable[int]) -> None:
         """End the calls that may wait for these ranks: all. Their communicators have to be renewed."""
-        faults.dead.extend(ranks)
+        faults.dead.extend(rank for rank in ranks if rank not in faults.dead)
+        for state in list(registry.states.values()):
+            state.failed = next((rank for rank in faults.dead if rank in state.members), state.failed)
         self.revoke_all(f"rank {faults.dead[-1]} has died")
 
     def revoke_all(self, reason: str = "it was revoked to end a call that did not hear an interrupt") -> bool:
@@ -156,7 +158,7 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
     state.id, state.members = fresh, tuple(members)
     state.rank = state.members.index(registry.world.rank)
     state.generation += 1
-    state.broken = None
+    state.broken, state.failed = None, -1
     state.forget()
     registry.states[fresh] = state
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpiparallel.error import CommunicatorBroken
+from mpiparallel.error import CommunicatorBroken, PeerFailed
 from mpiparallel.wire.waits import Ledger, Part
 
 RECENT = 64  # signatures that are remembered
@@ -36,6 +36,8 @@ class CommState:
         Whether it was used in ways that are not counted here.
     broken
         What was broken off, or None.
+    failed
+        The member whose death has broken it; -1 if it was something else.
     generation
         How often it has been renewed.
     used
@@ -57,6 +59,7 @@ class CommState:
         "broken",
         "collectives",
         "counted_before",
+        "failed",
         "generation",
         "groups",
         "hidden_tag",
@@ -82,6 +85,7 @@ class CommState:
         self.generation = 0
         self.references: list[weakref.ref[Any]] = []  # communicators have no hash
         self.broken: str | None = None
+        self.failed = WILDCARD  # the member whose death has broken it
         self.forget()
 
     def forget(self) -> None:
@@ -122,12 +126,19 @@ class CommState:
         """What people call it."""
         return self._name() if self._name is not None else self.id
 
+    def collective_broke_off(self) -> None:
+        """Note that the last collective was left before its end: the others cannot count on this rank."""
+        if self.recent:
+            self.recent[-1] = f"{signature_text(self.recent[-1])}, broken off"
+
     def call_it(self, name: Callable[[], str]) -> None:
         """Let people be told this name."""
         self._name = name
 
     def refuse(self, call: str) -> None:
         """Raise the error of a call on a broken communicator."""
+        if self.failed >= 0:
+            raise PeerFailed(self.failed, "its process died", f"this rank came to {call} on {self.name}")
         raise CommunicatorBroken(
             f"{call} on {self.name}: this communicator cannot be used, because {self.broken}. "
             "It is renewed in place before the next request, when all its engines are free."

@@ -56,6 +56,7 @@ class Steps:
         if self.index >= 0 or (self.held and not isinstance(error, Exception)):
             kept.append(self.held)
             mark_broken(self.state, f"{self.name} was broken off by {type(error).__name__}")
+            self.state.collective_broke_off()
 
     def run(self, start: Callable[..., Request], *args: Any) -> None:
         """Start an operation and wait for it."""
