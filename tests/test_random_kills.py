@@ -5,7 +5,7 @@ a rank, two at once, the leader, mpiexec, the second client. After each blow eve
 ends, with a result or a reason, and a collective on all engines works, on those that have survived or on new
 ones in their place.
 
-``MPIPARALLEL_TEST_KILLS`` sets how many processes are killed (24; 200 take about ten minutes) and
+``MPIPARALLEL_TEST_KILLS`` sets how many processes are killed (8; 200 take about ten minutes) and
 ``MPIPARALLEL_TEST_SEED`` the seed of the dice. With ``pytest -s`` it prints what came of it.
 """
 
@@ -30,7 +30,7 @@ from kill_load import PATIENCE, Load
 import mpiparallel as ipp
 from mpiparallel.error import IPythonError
 
-KILLS = int(os.environ.get("MPIPARALLEL_TEST_KILLS", "24"))
+KILLS = int(os.environ.get("MPIPARALLEL_TEST_KILLS", "8"))
 SEED = int(os.environ.get("MPIPARALLEL_TEST_SEED", "1"))
 RANKS = 5
 STARTED = 60.0  # seconds in which engines have started again, on a busy machine
