@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpiparallel.engine import deadlock
+from mpiparallel.engine.generations import base_of
 from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Ledgers, Renew
 from mpiparallel.wire.messages import AnyHeader, Failure, Result
 
@@ -286,7 +287,7 @@ class Overseer:
     def broken(self, report: Broken) -> None:
         """Renew a communicator that cannot be used any more; only the first report of it counts."""
         members = [rank for rank in report.members if rank in self.alive]
-        if report.comm.partition("~")[0] == WORLD and len(members) < len(report.members):
+        if base_of(report.comm) == WORLD and len(members) < len(report.members):
             return  # it was renewed when we heard of the death
         if report.topology and len(members) < len(report.members):
             return  # a grid with holes is none: user code has to make another
@@ -299,9 +300,8 @@ class Overseer:
 
     def _order(self, comm: str, members: list[int], topology: list[list[int]]) -> None:
         self._renewals += 1
-        base = comm.partition("~")[0]
         # By the leader's rank, too: another one's numbers are not known to its successor.
-        fresh = f"{base}~{self._me}.{self._renewals}"
+        fresh = f"{base_of(comm)}~{self._me}.{self._renewals}"
         self._renew(members, Renew(comm, fresh, 0, members, topology))
 
     # ------------------------------------------------------------ ranks that die or keep silent

@@ -80,7 +80,7 @@ def test_output_can_be_read_while_the_task_runs(fake, client):
     assert result.stdout == ["one\n"] * 4
     running = client[0].execute("_output('stdout', 'early')\n_output('stderr', 'bad')\n_go = True\nwait()")
     assert wait_until(lambda: running.stdout == "early")
-    assert running.stderr == "bad"
+    assert wait_until(lambda: running.stderr == "bad")
     with pytest.raises(error.RemoteError):
         running.get(5)
 

@@ -10,6 +10,7 @@ from typing import Any
 from mpi4py import MPI
 from msgspec import structs
 
+from mpiparallel.engine.generations import base_of, generation_of
 from mpiparallel.engine.guard import faults, registry
 from mpiparallel.engine.guard.comm import GuardedAnyComm, GuardedComm
 from mpiparallel.engine.guard.files import GuardedFile
@@ -62,6 +63,8 @@ class Guard:
         found = {id: state.ledger() for id in ids if (state := registry.states.get(id)) is not None}
         # Others may still wait on what has been renewed here.
         found.update((id, _retired[id]) for id in ids if id in _retired and id not in found)
+        # ... or on what is yet to come here, when this rank is free: nothing has been done on that.
+        found.update((id, Ledger()) for id in ids if id not in found and _is_to_come(id))
         if self._others_may_call():
             found = {id: structs.replace(ledger, opaque=True) for id, ledger in found.items()}
         return found
@@ -163,12 +166,16 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
     registry.states[fresh] = state
 
 
+def _is_to_come(id: str) -> bool:
+    """Whether a communicator that this rank has is going to be renewed under that id."""
+    state = _by_base(id)
+    return state is not None and generation_of(id) > generation_of(state.id)
+
+
 def _by_base(id: str) -> CommState | None:
     """Return the state of a communicator of which only another generation is known by that id."""
-    base = id.partition("~")[0]
-    return next(
-        (state for state in list(registry.states.values()) if state.id.partition("~")[0] == base), None
-    )
+    base = base_of(id)
+    return next((state for state in list(registry.states.values()) if base_of(state.id) == base), None)
 
 
 def _members_and_name(id: str) -> tuple[Sequence[int], str] | None:
