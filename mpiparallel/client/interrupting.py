@@ -51,8 +51,9 @@ def get(result: AsyncResult) -> Any:
             _end(result)
         except KeyboardInterrupt:
             # Who presses twice does not want to wait, but wants it to end.
-            left = [task.engine for task in _left(result)]
-            result._client._connection.ask(lambda query: Signal(left, int(signal.SIGINT), query))
+            connection, left = result._client._connection, [task.engine for task in _left(result)]
+            if left and connection.gone is None:
+                connection.ask(lambda query: Signal(left, int(signal.SIGINT), query))
         raise
 
 

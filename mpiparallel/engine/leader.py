@@ -177,12 +177,12 @@ class Leader:
         else:
             self.bridge.lost(ranks, sum(len(self.overseer.open_on(rank)) for rank in ranks))
         self._questions.lost(ranks)
-        self.overseer.lost(ranks, {}, now)
+        self.overseer.lost(ranks, now)
 
     def succeed(self) -> None:
         """Take over from a leader that has died."""
         self._held = {}
-        self.overseer.lost(self._world.lost, {}, time.monotonic())
+        self.overseer.lost(self._world.lost, time.monotonic())
 
     def _take_held(self, held: Held) -> None:
         if self._held is not None:

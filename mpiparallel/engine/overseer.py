@@ -306,11 +306,11 @@ class Overseer:
 
     # ------------------------------------------------------------ ranks that die or keep silent
 
-    def lost(self, ranks: Iterable[int], reasons: dict[int, str], now: float) -> None:
+    def lost(self, ranks: Iterable[int], now: float) -> None:
         """Note that these ranks have died, while the others go on."""
         for rank in ranks:
             self.alive.discard(rank)
-            self.dead[rank] = reasons.get(rank, "its process died")
+            self.dead[rank] = "its process died"
             self._unblock(rank)
             self._asked.pop(rank, None)
             for name in list(self._open.pop(rank, ())):

@@ -306,12 +306,12 @@ class TestRenewal:
         assert ranks.renewed[1][1].fresh not in (WORLD, fresh)
 
     def test_without_those_who_have_died(self, ranks: Ranks) -> None:
-        ranks.overseer.lost([1], {}, ranks.now)
+        ranks.overseer.lost([1], ranks.now)
         ranks.overseer.broken(Broken(0, "0.1", [2, 1, 0]))
         assert ranks.renewed[-1][0] == [2, 0]
 
     def test_a_grid_with_a_hole_is_not_renewed(self, ranks: Ranks) -> None:
-        ranks.overseer.lost([1], {}, ranks.now)
+        ranks.overseer.lost([1], ranks.now)
         before = len(ranks.renewed)
         ranks.overseer.broken(Broken(0, "0.1", [0, 1, 2, 3], [[2, 2], [0, 0]]))
         assert len(ranks.renewed) == before
@@ -321,13 +321,13 @@ class TestDeaths:
     def test_who_waits_for_the_dead_is_freed(self, ranks: Ranks) -> None:
         ranks.begin()
         ranks.block(0, receive(3))
-        ranks.overseer.lost([3], {3: "it was killed"}, ranks.now)
+        ranks.overseer.lost([3], ranks.now)
         ranks.settle()
         assert ranks.cuts[0].rank == 3
-        assert ranks.cuts[0].failure.evalue == "it was killed"
+        assert ranks.cuts[0].failure.evalue == "its process died"
 
     def test_a_request_for_the_dead_is_known_to_have_failed(self, ranks: Ranks) -> None:
-        ranks.overseer.lost([3], {}, ranks.now)
+        ranks.overseer.lost([3], ranks.now)
         ranks.begin()
         ranks.block(0, receive(3))
         ranks.settle()
