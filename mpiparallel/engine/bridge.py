@@ -89,8 +89,7 @@ class Bridge:
         self._dead: set[int] = set()  # engines whose ranks have died
         self.said_dead: dict[int, str] = {}  # ranks of which the controller says that they have died
         self._early: deque[Message] = deque()  # came together with the welcome
-        # Requests that came while a death was not noticed here.
-        self._put_off: deque[tuple[Submit, Sequence[Any]]] = deque()
+        self._put_off: deque[Message] = deque()  # came while a death was not noticed here
         self._open = 0  # tasks handed out and not answered
         self._first = 0.0  # when the oldest message of `_data` came
         context = zmq.Context()
@@ -229,7 +228,7 @@ class Bridge:
         """Send and receive what can be; return whether anything happened."""
         busy = self._flush()
         while self._put_off and not self._is_unnoticed():
-            self._submit(*self._put_off.popleft())
+            self._take(self._put_off.popleft())
         while self._early:
             self._receive(self._early.popleft())
         for _ in range(64):
@@ -249,10 +248,15 @@ class Bridge:
         return self._flush() or busy
 
     def _receive(self, message: Message) -> None:
+        # An abort must not come before its request.
+        if isinstance(message.header, Submit | Abort) and (self._put_off or self._is_unnoticed()):
+            self._put_off.append(message)
+        else:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
         header = message.header
-        if isinstance(header, Submit) and (self._put_off or self._is_unnoticed()):
-            self._put_off.append((header, message.payload))
-        elif isinstance(header, Submit):
+        if isinstance(header, Submit):
             self._submit(header, message.payload)
         elif isinstance(header, Abort | Signal | Stop | Where):
             if isinstance(header, Stop):

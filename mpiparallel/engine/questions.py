@@ -64,7 +64,13 @@ class Questions:
     def lost(self, ranks: Iterable[int]) -> None:
         """Do not wait for these any more: the controller knows that they are gone."""
         for query in list(self._open):
-            self._open[query].missing.difference_update(ranks)
+            question = self._open[query]
+            for rank in question.missing.intersection(ranks):
+                question.missing.discard(rank)
+                if rank in question.looks:
+                    question.looks[rank].close()
+                if rank in question.natives:
+                    question.natives.pop(rank)[0].close()
             self._finish(query)
 
     def tick(self, now: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from helpers import wait_until
 
 from mpiparallel import error
-from mpiparallel.wire.messages import Abort, Notice, Signal
+from mpiparallel.wire.messages import Abort, Notice, Signal, Where
 
 
 def ctrl_c_when(condition) -> threading.Thread:
@@ -96,6 +96,17 @@ def test_engines_that_cannot_say_what_they_run_are_interrupted(view, fake):
         view.execute("1", block=True)
     thread.join()
     assert fake.signals == [([0], 2)]
+
+
+def test_a_second_ctrl_c_while_engines_are_asked_reaches_them_too(view, fake):
+    fake.holding, fake.mute = {0}, True
+    first = ctrl_c_when(lambda: set(fake.held) == {0})
+    second = ctrl_c_when(lambda: bool(fake.headers(Where)))
+    with pytest.raises(KeyboardInterrupt):
+        view.execute("1", block=True)
+    first.join()
+    second.join()
+    assert wait_until(lambda: fake.signals == [([0], 2)])
 
 
 def test_an_engine_that_does_not_listen(view, fake, caplog):

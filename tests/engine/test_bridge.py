@@ -218,8 +218,11 @@ def test_requests_wait_until_a_death_is_noticed_here_too(controller, make_bridge
     assert not bridge.routed
     world.alive.remove(1)
     bridge.lost([1], 0)
+    bridge._receive(Message(Abort("c-2", [4])))
     bridge.progress()
-    assert [messages[0].header.request for messages, _, _ in bridge.routed] == ["c-1", "c-2"]
+    headers = [messages[0].header for messages, _, _ in bridge.routed]
+    assert [header.request for header in headers] == ["c-1", "c-2", "c-2"]
+    assert type(headers[-1]) is Abort  # behind what it aborts
 
 
 def test_a_death_is_told_once(controller, make_bridge):

@@ -36,7 +36,6 @@ class Guard:
     def __init__(self, world: GuardedComm) -> None:
         self.world = world
         self._own_threads = {threading.main_thread(), *threading.enumerate()}
-        self._waits_before = 0
         self.can_revoke = _can_revoke()
 
     # ------------------------------------------------------------ any thread
@@ -99,14 +98,8 @@ class Guard:
 
     def begin_task(self) -> None:
         """Forget what the task before has used."""
-        self._waits_before = watch.number
         for state in list(registry.states.values()):
             state.begin_task()
-
-    @property
-    def waits_in_task(self) -> int:
-        """How many waits the task that runs has had."""
-        return watch.number - self._waits_before
 
     def break_used(self, reason: str) -> None:
         """Mark as broken the communicators that this task has used: its messages could reach the next one."""
