@@ -122,6 +122,7 @@ class Connection:
             request=request.id, client=self.name, verb=verb, engines=list(engines),  # type: ignore[arg-type]
             common=len(payload), parts=[len(part) for part in parts],
             function=digest, function_frames=len(sent_function), options=options or {},
+            label=label or "", submitted=request.submitted,
         )  # fmt: skip
         for part in parts:
             payload.extend(part)

@@ -19,11 +19,14 @@ from mpiparallel import __version__
 from mpiparallel.connection_file import Role
 from mpiparallel.controller import answers, questions, work, worlds
 from mpiparallel.controller.lives import WorldEvent, WorldState
+from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Peer, Send, State, World
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
     Ask,
+    Balance,
+    Claim,
     Consumed,
     EnginesLost,
     Goodbye,
@@ -34,8 +37,10 @@ from mpiparallel.wire.messages import (
     Message,
     Notice,
     Output,
+    Received,
     Refused,
     Result,
+    Returned,
     Signal,
     Stop,
     Submit,
@@ -50,6 +55,10 @@ PERMITTED: dict[type, frozenset[Role]] = {
     Hello: frozenset({"client"}),
     HelloWorld: frozenset({"engine"}),
     Submit: frozenset({"client"}),
+    Balance: frozenset({"client"}),
+    Claim: frozenset({"client"}),
+    Received: frozenset({"client"}),
+    Returned: frozenset({"engine"}),
     Abort: frozenset({"client"}),
     Signal: frozenset({"client"}),
     Stop: frozenset({"client"}),
@@ -210,6 +219,11 @@ class Hub:
     def watch(self, peer: Peer) -> None:
         """Note that the server watches the process of this peer, so that its silence means nothing."""
         self.state.peers[peer].watched = True
+
+    def take_records(self) -> list[Record]:
+        """Return what the store is to know of tasks that have ended since the last call."""
+        journal, self.state.journal = self.state.journal, []
+        return journal
 
     def _take(self) -> list[Send]:
         out, self.state.out = self.state.out, []

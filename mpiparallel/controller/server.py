@@ -149,6 +149,7 @@ class Server:
             ready = dict(poller.poll(self._timeout()))
             now = time.monotonic()
             self._serve(ready, wakeup, poller, now)
+            self.hub.take_records()
             self._flush(now)
             if self._is_over(now):
                 return

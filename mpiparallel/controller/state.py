@@ -23,6 +23,7 @@ from mpiparallel.controller.lives import (
     WorldState,
     advance,
 )
+from mpiparallel.controller.records import Record
 from mpiparallel.wire.frames import nbytes
 from mpiparallel.wire.messages import AnyHeader, Consumed, EngineInfo, HelloWorld, Message, Supply
 from mpiparallel.wire.waits import Place
@@ -138,6 +139,9 @@ class Request:
     client: str
     tasks: dict[int, TaskState]  # by engine
     open: int
+    verb: str
+    label: str = ""
+    submitted: float | None = None
 
     def advance(self, engine: int, event: TaskEvent) -> None:
         self.tasks[engine] = advance(TASK, self.tasks[engine], event)
@@ -226,6 +230,7 @@ class State:
         self.asked: dict[int, Asked] = {}  # by ticket, the oldest first
         self.next_ticket = 0
         self.counters: Counter[str] = Counter()
+        self.journal: list[Record] = []  # tasks that have ended, for the store
         self.out: list[Send] = []
 
     def send(self, peer: Peer, header: AnyHeader, payload: Iterable[Any] = ()) -> None:

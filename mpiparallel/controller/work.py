@@ -12,7 +12,9 @@ from itertools import accumulate
 
 import msgspec
 
+from mpiparallel.controller import delivery
 from mpiparallel.controller.lives import TaskEvent, TaskState
+from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Engine, Request, State, World
 from mpiparallel.wire.messages import (
     Abort,
@@ -50,7 +52,10 @@ def submit(state: State, client: Client, message: Message) -> None:
         state.counters["refused requests"] += 1
         state.send(client.peer, Refused(problem, name))
         return
-    request = Request(name, client.name, dict.fromkeys(header.engines, TaskState.NEW), len(header.engines))
+    request = Request(
+        name, client.name, dict.fromkeys(header.engines, TaskState.NEW), len(header.engines),
+        header.verb, header.label, header.submitted,
+    )  # fmt: skip
     state.requests[name] = request
     worlds: dict[str, list[int]] = {}  # places in header.engines by world
     missing = []
@@ -224,17 +229,23 @@ def result(state: State, world: World, message: Message) -> None:
         state.counters["results of tasks not open"] += 1
         return
     request = state.requests[header.request]
-    _close(state, request, engine, header.engine, _ENDS[header.status])
-    client = state.clients.get(request.client)
-    if client is None:
-        state.counters["results of clients gone"] += 1
-        return
-    state.send(client.peer, header, message.payload)
+    _close(state, request, engine, _ENDS[header.status], message)
 
 
-def _close(state: State, request: Request, engine: Engine | None, number: int, event: TaskEvent) -> None:
+def _close(
+    state: State, request: Request, engine: Engine | None, event: TaskEvent, message: Message
+) -> None:
+    """End a task by the Result in `message`."""
+    header: Result = message.header  # type: ignore[assignment]
+    number = header.engine
     request.advance(number, event)
     request.open -= 1
+    record = Record(
+        msg_id(request.name, number), request.client, request.verb, request.label, request.submitted, 0,
+        [number], header.status, header.started, header.completed, header.failure, [message],
+    )  # fmt: skip
+    state.journal.append(record)
+    delivery.deliver(state, request.client, message)
     if engine is not None:
         del engine.open[request.name]
         engine.completed += 1
@@ -245,11 +256,8 @@ def _close(state: State, request: Request, engine: Engine | None, number: int, e
 
 def fail(state: State, request: Request, number: int, reason: str, engine: Engine | None = None) -> None:
     """End a task without its engine."""
-    _close(state, request, engine, number, TaskEvent.ENGINE_GONE)
-    client = state.clients.get(request.client)
-    if client is not None:
-        failure = Failure("EngineError", reason)
-        state.send(client.peer, Result(request.name, number, "error", failure=failure))
+    header = Result(request.name, number, "error", failure=Failure("EngineError", reason))
+    _close(state, request, engine, TaskEvent.ENGINE_GONE, Message(header))
 
 
 def fail_all(state: State, engine: Engine, what: str, reason: str) -> None:

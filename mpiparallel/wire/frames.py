@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from mpiparallel.error import WireError
 from mpiparallel.wire import PROTOCOL
-from mpiparallel.wire.messages import AnyHeader, Message
+from mpiparallel.wire.messages import AnyHeader, Balance, Message, Submit
 
 MARK = b"mpip" + bytes([PROTOCOL])
 INLINE = 4096  # payloads up to this many bytes are cheaper to copy than to send as a frame
@@ -134,8 +134,13 @@ def unpack(frames: Sequence[Any]) -> list[Message]:
 
 
 def _check_counts(header: Any, payload: Sequence[Any]) -> None:
-    """Raise WireError where a Submit's counts do not add up to its payload."""
-    if type(header).__name__ != "Submit":
+    """Raise WireError where the counts of a request do not add up to its payload."""
+    kind = type(header)
+    if kind is Balance:
+        if header.common + sum(header.parts) != len(payload) or header.function_frames > header.common:
+            raise WireError("a request's frame counts do not add up to its payload")
+        return
+    if kind is not Submit:
         return
     if header.parts and len(header.parts) != len(header.engines):
         raise WireError(f"{len(header.parts)} parts for {len(header.engines)} engines")

@@ -7,19 +7,19 @@ bridge of a world alone knows which rank that is.
 ======================  ==========================================================================
 direction               messages
 ======================  ==========================================================================
-client  -> controller   Hello, Submit, Abort, Signal, Stop, Ask, Where, Supply, Consumed, Heartbeat,
-                        Goodbye
-world   -> controller   HelloWorld, Result, Output, Lacks, Whereabouts, Notice, EnginesLost, Heartbeat,
-                        Goodbye
-controller -> client    Welcome, Refused, Result, Output, Lacks, Answer, Notice, EnginesChanged, Heartbeat,
-                        Goodbye
-controller -> world     WelcomeWorld, Refused, Submit, Abort, Signal, Stop, Where, Supply, Consumed,
-                        EnginesLost, Heartbeat, Goodbye
+client  -> controller   Hello, Submit, Balance, Abort, Signal, Stop, Ask, Claim, Where, Supply, Consumed,
+                        Received, Heartbeat, Goodbye
+world   -> controller   HelloWorld, Result, Returned, Output, Lacks, Whereabouts, Notice, EnginesLost,
+                        Heartbeat, Goodbye
+controller -> client    Welcome, Refused, Result, Resend, Output, Lacks, Answer, Notice, EnginesChanged,
+                        Heartbeat, Goodbye
+controller -> world     WelcomeWorld, Refused, Submit, Recall, Settled, Abort, Signal, Stop, Where, Supply,
+                        Consumed, EnginesLost, Heartbeat, Goodbye
 ======================  ==========================================================================
 
-The bridge hands Submit, Abort, Signal, Stop, Where, Supply and Consumed on to the ranks they name as they
-are. What ranks tell each other about waits (`wire.waits`) names ranks by their place in the world as it
-began: a rank keeps its number when others die.
+The bridge hands Submit, Recall, Abort, Signal, Stop, Where, Supply and Consumed on to the ranks they name
+as they are. What ranks tell each other about waits (`wire.waits`) names ranks by their place in
+the world as it began: a rank keeps its number when others die.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from mpiparallel.wire.balanced import Balance as Balance
+from mpiparallel.wire.balanced import Needs as Needs
+from mpiparallel.wire.balanced import Recall as Recall
+from mpiparallel.wire.balanced import Returned as Returned
 from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Held, Ledgers, Renew
+from mpiparallel.wire.delivery import Claim as Claim
+from mpiparallel.wire.delivery import Received as Received
+from mpiparallel.wire.delivery import Resend as Resend
+from mpiparallel.wire.delivery import Settled as Settled
 from mpiparallel.wire.fields import (
     Count,
     Digest,
@@ -90,10 +98,11 @@ class HelloWorld(Header, frozen=True):
     first: int = -1  # the engine id that rank 0 would like to have; -1: the next
     log: Text = ""  # path of the file that gets what mpiexec and the ranks say
     survives: bool = False  # whether the others go on when a rank dies (ULFM)
-    # Said by a new bridge, when the one before has died: which ranks have died so far, and which requests
-    # each rank still has in its queue, runs, or has results of to send.
+    # Said when it connects again: which ranks have died so far, which requests each rank still has in its
+    # queue, runs, or has results of to send, and whose these are (client by request).
     lost: Ranks = []
     held: list[list[Identifier]] | None = None
+    owners: dict[str, str] = {}
 
 
 class Welcome(Header, frozen=True):
@@ -103,6 +112,7 @@ class Welcome(Header, frozen=True):
     cluster_id: Text
     engines: list[EngineInfo]
     heartbeat: float
+    instance: Text = ""  # names the controller's process: another one knows nothing of earlier requests
 
 
 class WelcomeWorld(Header, frozen=True):
@@ -112,6 +122,7 @@ class WelcomeWorld(Header, frozen=True):
     cluster_id: Text
     engines: Engines
     heartbeat: float
+    instance: Text = ""
 
 
 class Refused(Header, frozen=True):
@@ -142,7 +153,8 @@ class Submit(Header, frozen=True):
     Payload: `common` frames which every engine gets, then ``parts[i]`` frames for ``engines[i]`` alone (when
     `parts` is empty nobody has frames of its own). When `function` is a digest, the first common
     frames are that function's, `function_frames` of them; zero means that the engines should have it.
-    The task of engine e is named ``msg_id(request, e)``.
+    The task of engine e is named ``msg_id(request, e)``. `again` marks what a client sends once more because
+    it has lost its connection, or was asked to by Resend: what is known of these tasks already counts.
     """
 
     request: Identifier
@@ -154,16 +166,20 @@ class Submit(Header, frozen=True):
     function: Digest = b""
     function_frames: Count = 0
     options: dict[str, Option] = {}
+    label: Text = ""
+    submitted: float | None = None
+    again: bool = False
 
 
 class Result(Header, frozen=True):
     """How the task of `engine` in `request` ended; payload: the pickled value, if there is one.
 
-    Times are seconds since the epoch by the engine's clock.
+    Times are seconds since the epoch by the engine's clock. `engine` is NOBODY when a balanced task has ended
+    without having been on any; a gang's Results come one after the other, in rank order.
     """
 
     request: Identifier
-    engine: EngineId
+    engine: Annotated[int, Meta(ge=-1, lt=1 << 31)]
     status: Status
     started: float | None = None
     completed: float | None = None
@@ -195,17 +211,19 @@ class Consumed(Header, frozen=True):
 
 
 class Lacks(Header, frozen=True):
-    """`engine` was asked for a function by a digest that it does not know; its task waits for `Supply`."""
+    """`engine`, or the hub when it is NOBODY, was given a digest of a function that it does not know; the
+    task waits for `Supply`.
+    """
 
     client: Identifier
-    engine: EngineId
+    engine: Annotated[int, Meta(ge=-1, lt=1 << 31)]
     function: Digest
 
 
 class Supply(Header, frozen=True):
     """The function asked for by `Lacks`, as payload; an empty payload says that it is gone for good."""
 
-    engine: EngineId
+    engine: Annotated[int, Meta(ge=-1, lt=1 << 31)]
     function: Digest
 
 
@@ -213,7 +231,10 @@ class Supply(Header, frozen=True):
 
 
 class Abort(Header, frozen=True):
-    """Take these tasks of `request` out of the queue where they have not begun."""
+    """Take these tasks of `request` out of the queue where they have not begun.
+
+    For a balanced request, from a client, `engines` holds the numbers of the tasks instead.
+    """
 
     request: Identifier
     engines: Engines
@@ -291,18 +312,27 @@ class EnginesChanged(Header, frozen=True):
     reason: Text = ""
 
 
-FromClient = Hello | Submit | Abort | Signal | Stop | Ask | Where | Supply | Consumed | Heartbeat | Goodbye
-FromWorld = HelloWorld | Result | Output | Lacks | Whereabouts | Notice | EnginesLost | Heartbeat | Goodbye
+FromClient = (
+    Hello | Submit | Balance | Abort | Signal | Stop | Ask | Claim | Where | Supply | Consumed | Received
+    | Heartbeat | Goodbye
+)  # fmt: skip
+FromWorld = (
+    HelloWorld | Result | Returned | Output | Lacks | Whereabouts | Notice | EnginesLost | Heartbeat | Goodbye
+)
 AnyHeader = (
     Hello | HelloWorld | Welcome | WelcomeWorld | Refused | Heartbeat | Goodbye
     | Submit | Result | Output | Consumed | Lacks | Supply
     | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
+    | Balance | Recall | Returned | Received | Settled | Resend | Claim
     | Blocked | Broken | Renew | Examine | Ledgers | Held | Cut
 )  # fmt: skip
+
+NOBODY = -1  # in the place of an engine's id
 
 # These overtake data.
 CONTROL = (
     Abort, Signal, Stop, Ask, Where, Whereabouts, Answer, Heartbeat, Refused, Consumed, Notice, EnginesLost,
+    Recall, Returned,
     Blocked, Examine, Ledgers, Cut,
 )  # fmt: skip
 

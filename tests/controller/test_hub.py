@@ -30,9 +30,12 @@ from mpiparallel.wire.messages import (
     Ledgers,
     Notice,
     Output,
+    Recall,
     Refused,
     Renew,
+    Resend,
     Result,
+    Settled,
     Signal,
     Stop,
     Submit,
@@ -115,6 +118,9 @@ class TestWhoMaySayWhat:
             "Ledgers": Ledgers(0, 1, 0, 0, False, None, {}),
             "Held": Held(0, 1, {}, {}),
             "Cut": Cut(1, Failure("E", "v")),
+            "Recall": Recall(0, ["a-1_0"]),
+            "Settled": Settled(["a-1"], [0]),
+            "Resend": Resend("a-1", [0]),
         }[kind.__name__]
         for peer in ("stranger", hub.client("a"), hub.world(1)):
             hub.say(peer, header)

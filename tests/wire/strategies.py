@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import msgspec
 import msgspec.inspect as types
 from hypothesis import strategies as st
 
-from mpiparallel.wire.messages import AnyHeader, Message, Submit
+from mpiparallel.wire.messages import AnyHeader, Balance, Message, Submit
 
 HEADER_TYPES = get_args(AnyHeader)
 
@@ -25,8 +26,8 @@ def of_type(kind: types.Type) -> st.SearchStrategy[Any]:
             low = above + 1 if above is not None else -(1 << 63) if low is None else low
             high = below - 1 if below is not None else (1 << 63) - 1 if high is None else high
             return st.integers(low, high)
-        case types.FloatType():
-            return st.floats(allow_nan=False)
+        case types.FloatType(ge=low):
+            return st.floats(min_value=low, allow_nan=False)
         case types.StrType(min_length=low):
             return st.text(min_size=low or 0, max_size=12)
         case types.BytesType(max_length=high):
@@ -79,6 +80,22 @@ def submits(draw: st.DrawFn) -> Message:
     return Message(header, [*common, *(frame for part in parts for frame in part)])
 
 
-messages = submits() | st.one_of(
-    [st.builds(Message, headers(cls), payloads) for cls in HEADER_TYPES if cls is not Submit]
+@st.composite
+def balances(draw: st.DrawFn) -> Message:
+    """Return balanced requests whose counts add up."""
+    common = draw(payloads)
+    parts = draw(st.lists(payloads, min_size=1, max_size=4))
+    header = msgspec.structs.replace(
+        draw(headers(Balance)), common=len(common), parts=[len(part) for part in parts],
+        function_frames=draw(st.integers(0, len(common))),
+    )  # fmt: skip
+    return Message(header, [*common, *(frame for part in parts for frame in part)])
+
+
+messages = (
+    submits()
+    | balances()
+    | st.one_of(
+        [st.builds(Message, headers(cls), payloads) for cls in HEADER_TYPES if cls not in (Submit, Balance)]
+    )
 )

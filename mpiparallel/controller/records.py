@@ -1,0 +1,47 @@
+"""What the hub tells the store of tasks that have ended.
+
+The hub appends to `State.journal`; the server takes it from there and gives it to the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mpiparallel.wire.messages import Failure, Message
+
+
+@dataclass(slots=True)
+class Record:
+    """One task that has ended.
+
+    Attributes
+    ----------
+    task
+        Its msg_id.
+    verb, label, submitted
+        As the client said.
+    ranks
+        How many engines ran it together; 0: it was for one engine that the client chose.
+    engines
+        Who ran it; none when it was never on any.
+    status
+        ``ok``, ``error`` or ``aborted``.
+    results
+        The Results with their payload, in rank order: one, or one for each rank of a gang.
+    inputs
+        A `Balance` of this task alone, for those who would have it done once more; None for direct tasks.
+    """
+
+    task: str
+    client: str
+    verb: str
+    label: str
+    submitted: float | None
+    ranks: int
+    engines: list[int]
+    status: str
+    started: float | None
+    completed: float | None
+    failure: Failure | None = None
+    results: list[Message] = field(default_factory=list)
+    inputs: Message | None = None
