@@ -196,7 +196,7 @@ class RemoteError(KernelError):
 
     def __repr__(self) -> str:
         engine = self.engine_info.get("engine_id", "?")
-        return f"<{type(self).__name__}[{engine}]:{self.ename}({self.evalue})>"
+        return f"<RemoteError[{engine}]:{self.ename}({self.evalue})>"
 
     def __str__(self) -> str:
         return f"{_engine_label(self.engine_info)} {self.ename}: {self.evalue}"
@@ -280,6 +280,38 @@ class CompositeError(RemoteError):
     def raise_exception(self, excid: int = 0) -> None:
         """Raise the error with index `excid` as a `RemoteError`."""
         raise self._error(excid)
+
+
+class _RemoteUnmet(RemoteError, UnmetDependency):
+    """An UnmetDependency that came from elsewhere, and so on: whoever catches either class gets it."""
+
+
+class _RemoteImpossible(RemoteError, ImpossibleDependency): ...
+
+
+class _RemoteInvalid(RemoteError, InvalidDependency): ...
+
+
+class _RemoteTimeout(RemoteError, TaskTimeout): ...
+
+
+class _RemoteDependencyTimeout(RemoteError, DependencyTimeout): ...
+
+
+_BOTH: dict[str, type[RemoteError]] = {
+    "UnmetDependency": _RemoteUnmet,
+    "ImpossibleDependency": _RemoteImpossible,
+    "InvalidDependency": _RemoteInvalid,
+    "TaskTimeout": _RemoteTimeout,
+    "DependencyTimeout": _RemoteDependencyTimeout,
+}
+
+
+def remote(
+    ename: str, evalue: str, traceback: str, engine_info: dict[str, Any] | None = None
+) -> RemoteError:
+    """Return the RemoteError of this name; those about dependencies and timeouts are of that class, too."""
+    return _BOTH.get(ename, RemoteError)(ename, evalue, traceback, engine_info)
 
 
 class AlreadyDisplayedError(RemoteError):

@@ -28,10 +28,12 @@ from mpiparallel.wire.messages import (
     Abort,
     AnyHeader,
     Ask,
+    Balance,
     EngineInfo,
     Goodbye,
     Hello,
     Message,
+    Needs,
     Signal,
     Stop,
     Submit,
@@ -62,6 +64,7 @@ class Connection:
         self.engines: dict[int, EngineInfo] = {}  # replaced, never changed, by the I/O thread
         self.departed: dict[int, str] = {}  # engine -> why it left
         self.pending: dict[str, dict[int, Task]] = {}  # request -> engine -> task
+        self.balanced: dict[str, Task] = {}  # those for which the hub chooses the engine, by msg_id
         self.tasks: weakref.WeakValueDictionary[str, Task] = weakref.WeakValueDictionary()
         self.queries: dict[int, Future[Any]] = {}
         self.changed = threading.Condition()  # engines came or went, or the connection ended
@@ -71,6 +74,7 @@ class Connection:
         self._requests = 0
         self._questions = 0
         self._known: OrderedDict[bytes, set[int]] = OrderedDict()  # function -> engines that were sent it
+        self._hub_knows: OrderedDict[bytes, None] = OrderedDict()  # functions that the hub was sent
         transport = open_transport(info, timeout)
         self.address = transport.address
         self._io = IOThread(self, transport)
@@ -110,29 +114,110 @@ class Connection:
             Whoever sends this; kept in the request.
         """
         self.check()
-        with self._lock:
+        self._io.wait_for_room()
+        known = self.engines
+        with self._lock:  # who reconnects finds a request in `pending` and in the queue, or in neither
             self._requests += 1
             request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
             digest, sent_function = self._place_function(function, engines)
-        request.function, request.frames = digest, function
-        if track:
-            request.sent = threading.Event()
-        payload = [*sent_function, *common]
-        header = Submit(
-            request=request.id, client=self.name, verb=verb, engines=list(engines),  # type: ignore[arg-type]
-            common=len(payload), parts=[len(part) for part in parts],
-            function=digest, function_frames=len(sent_function), options=options or {},
-            label=label or "", submitted=request.submitted,
-        )  # fmt: skip
-        for part in parts:
-            payload.extend(part)
-        known = self.engines
-        tasks = [Task(request, engine, known.get(engine)) for engine in engines]
-        self.pending[request.id] = {task.engine: task for task in tasks}
-        for task in tasks:
-            self.tasks[task.msg_id] = task
-        self._io.send(Message(header, payload), request if track else None)
+            request.function, request.frames, request.common = digest, function, common
+            if track:
+                request.sent = threading.Event()
+            payload = [*sent_function, *common]
+            request.header = header = Submit(
+                request=request.id, client=self.name, verb=verb, engines=list(engines),  # type: ignore[arg-type]
+                common=len(payload), parts=[len(part) for part in parts],
+                function=digest, function_frames=len(sent_function), options=options or {},
+                label=label or "", submitted=request.submitted,
+            )  # fmt: skip
+            tasks = [Task(request, engine, engine, known.get(engine)) for engine in engines]
+            for task, part in zip(tasks, parts, strict=bool(parts)):
+                task.inputs = part
+                payload.extend(part)
+            self.pending[request.id] = {task.engine: task for task in tasks}
+            for task in tasks:
+                self.tasks[task.msg_id] = task
+            self._io.put(Message(header, payload), request if track else None)
+        self._io.wake()
         if self.gone is not None:  # it ended meanwhile, perhaps before it saw this request
+            self.end(self.gone)
+        return tasks
+
+    def balance(
+        self,
+        verb: str,
+        parts: Sequence[Sequence[Any]],
+        *,
+        request: Request | None = None,
+        first: int = 0,
+        common: Sequence[Any] = (),
+        function: Sequence[Any] = (),
+        options: dict[str, Any] | None = None,
+        label: str | None = None,
+        owner: object = None,
+        ranks: int = 1,
+        targets: Sequence[int] = (),
+        retries: int = 0,
+        timeout: float | None = None,
+        after: Needs | None = None,
+        follow: Needs | None = None,
+        track: bool = False,
+    ) -> list[Task]:
+        """Send tasks for engines that the hub chooses, one for each of `parts`, and return them.
+
+        Parameters
+        ----------
+        request, first
+            To send more tasks of a request that an earlier call has begun: that request, and the number of
+            the first of these tasks. The other arguments, but for `parts`, are those of the first call.
+        verb, options, ranks, targets, retries, timeout, after, follow
+            As in `Balance`.
+        common, parts, function, label, track, owner
+            As in `submit`.
+        """
+        self.check()
+        self._io.wait_for_room()
+        with self._lock:
+            if request is None:
+                self._requests += 1
+                request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
+                request.ranks = ranks
+                request.function = objects.digest(function) if function else b""
+                request.frames, request.common = function, common
+                if after is not None:
+                    request.after = after.tasks
+                if follow is not None:
+                    request.follow = follow.tasks
+                if track:
+                    request.sent = threading.Event()
+            digest = request.function
+            payload: list[Any] = []
+            if digest and digest not in self._hub_knows:
+                self._hub_knows[digest] = None
+                while len(self._hub_knows) > FUNCTIONS:
+                    self._hub_knows.popitem(last=False)
+                payload.extend(function)
+            sent_function = len(payload)
+            payload.extend(common)
+            header = Balance(
+                request=request.id, client=self.name, verb=verb,  # type: ignore[arg-type]
+                parts=list(map(len, parts)), first=first, common=len(payload),
+                function=digest, function_frames=sent_function, options=options or {}, ranks=ranks,
+                targets=list(targets), retries=retries, timeout=timeout, after=after, follow=follow,
+                label=label or "", submitted=request.submitted,
+            )  # fmt: skip
+            if request.header is None:
+                request.header = header
+            tasks = []
+            for number, part in enumerate(parts, first):
+                task = Task(request, number)
+                task.inputs = part
+                payload.extend(part)
+                self.balanced[task.msg_id] = self.tasks[task.msg_id] = task
+                tasks.append(task)
+            self._io.put(Message(header, payload), request if track else None)
+        self._io.wake()
+        if self.gone is not None:
             self.end(self.gone)
         return tasks
 
@@ -174,13 +259,15 @@ class Connection:
         by_request: dict[str, list[int]] = {}
         for task in tasks:
             if not task.done:
-                by_request.setdefault(task.request.id, []).append(task.engine)
-        for request, engines in by_request.items():
-            self._io.send(Message(Abort(request, engines)))
+                task.aborting = True
+                by_request.setdefault(task.request.id, []).append(task.number)
+        for request, numbers in by_request.items():
+            self._io.send(Message(Abort(request, numbers)))
 
     def outstanding(self) -> list[Task]:
         """Return the tasks that are not done."""
-        return [task for tasks in list(self.pending.values()) for task in list(tasks.values())]
+        direct = [task for tasks in list(self.pending.values()) for task in list(tasks.values())]
+        return direct + list(self.balanced.values())
 
     # ------------------------------------------------------------ life
 
@@ -216,6 +303,10 @@ class Connection:
         for request in list(self.pending):
             for task in list(self.pending.pop(request, {}).values()):
                 task.finish("error", failure=problem, received=now)
+        for name in list(self.balanced):
+            balanced = self.balanced.pop(name, None)
+            if balanced is not None:
+                balanced.finish("error", failure=problem, received=now)
         for query in list(self.queries):
             future = self.queries.pop(query, None)
             if future is not None:

@@ -88,19 +88,23 @@ class IOThread:
             self.stop(None, "the connection was not made", 0)
             raise
 
-    def send(self, message: Message, tracked: Request | None = None) -> None:
+    def send(self, message: Message) -> None:
         """Queue a message; wait if too much is queued already."""
+        self.wait_for_room()
+        self.put(message)
+        self.wake()
+
+    def put(self, message: Message, tracked: Request | None = None) -> None:
+        """Queue a message; the caller has waited for room and wakes the thread."""
         size = sum(map(frames.nbytes, message.payload)) if message.payload else 0
-        if len(self._queue) > QUEUE_MESSAGES or self._queued_bytes > QUEUE_BYTES:
-            self._wait_for_room()
         if size:
             with self._room:
                 self._queued_bytes += size
         self._queue.append((message, size, tracked))
-        self._wake()
 
-    def _wait_for_room(self) -> None:
-        if self.is_current():
+    def wait_for_room(self) -> None:
+        """Wait while too much is queued."""
+        if (len(self._queue) <= QUEUE_MESSAGES and self._queued_bytes <= QUEUE_BYTES) or self.is_current():
             return
         with self._room:
             self._room.wait_for(
@@ -110,7 +114,8 @@ class IOThread:
                 )
             )
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake the thread, which finds what is queued."""
         if not self._waking:
             self._waking = True
             with self._wake_closing:  # the thread closes the pipe when it ends
@@ -128,7 +133,7 @@ class IOThread:
                 self._queue.append((farewell, 0, None))
             self._stop = reason, time.monotonic() + linger
             self._waking = False
-            self._wake()
+            self.wake()
         if not self.is_current() and self._thread.ident is not None:
             self._thread.join(timeout=linger + 5)
 

@@ -8,7 +8,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel import error
+from mpiparallel.client.tasks import Task
 from mpiparallel.wire.messages import (
+    NOBODY,
     Answer,
     Consumed,
     EnginesChanged,
@@ -18,6 +20,7 @@ from mpiparallel.wire.messages import (
     Message,
     Notice,
     Output,
+    Received,
     Refused,
     Result,
     Supply,
@@ -37,9 +40,11 @@ DEPARTED = 10_000  # engines whose end is remembered
 def receive(connection: Connection, thread: IOThread, messages: list[Message]) -> str | None:
     """Handle `messages`; return why the controller ended the connection, if it did."""
     consumed: dict[int, int] = {}
+    results = 0
     reason = None
     for header, payload in messages:
         if isinstance(header, Result):
+            results += 1
             _result(connection, header, payload)
         elif isinstance(header, Output):
             _output(connection, header, payload)
@@ -64,6 +69,8 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
         elif isinstance(header, Goodbye):
             why = f": {header.reason}" if header.reason else ""
             reason = f"The controller is gone{why}. Connections have been closed."
+    if results:
+        thread.send(Message(Received(results)))
     for engine, size in consumed.items():
         if size:
             thread.send(Message(Consumed(engine, size)))
@@ -71,6 +78,10 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
 
 
 def _result(connection: Connection, header: Result, payload: Any) -> None:
+    task = connection.balanced.get(header.request)
+    if task is not None:
+        _balanced_result(connection, task, header, payload)
+        return
     tasks = connection.pending.get(header.request)
     task = tasks.pop(header.engine, None) if tasks is not None else None
     if not tasks:
@@ -79,8 +90,27 @@ def _result(connection: Connection, header: Result, payload: Any) -> None:
         task.finish(header.status, payload, header.failure, header.started, header.completed, time.time())
 
 
+def _balanced_result(connection: Connection, task: Task, header: Result, payload: Any) -> None:
+    engine = header.engine
+    if engine != NOBODY and task.request.ranks > 1:
+        if task.parts is None:
+            task.parts = {}
+        task.parts[engine] = (header, payload)
+        if len(task.parts) == task.request.ranks:
+            del connection.balanced[header.request]
+            task.finish_gang(connection.engines, time.time())
+        return
+    del connection.balanced[header.request]
+    task.parts = None
+    task.engine = engine
+    task.info = connection.engines.get(engine)
+    task.finish(header.status, payload, header.failure, header.started, header.completed, time.time())
+
+
 def _output(connection: Connection, header: Output, payload: Any) -> None:
     task = connection.tasks.get(msg_id(header.request, header.engine))
+    if task is None:
+        task = connection.tasks.get(header.request)  # a balanced one
     if task is not None:
         task.receive_output(header.kind, header.text, payload)
 
@@ -88,9 +118,9 @@ def _output(connection: Connection, header: Output, payload: Any) -> None:
 def _notice(connection: Connection, header: Notice) -> None:
     """Show a notice to the person, once, and keep it with its request."""
     tasks = connection.pending.get(header.request)
-    request = next(iter(list(tasks.values())), None) if tasks else None
-    if request is not None:
-        notices = request.request.notices
+    task = next(iter(list(tasks.values())), None) if tasks else connection.balanced.get(header.request)
+    if task is not None:
+        notices = task.request.notices
         if header.text in notices:
             return
         notices.append(header.text)
@@ -127,6 +157,9 @@ def _function(connection: Connection, digest: bytes) -> Any:
         for task in list(tasks.values()):
             if task.request.function == digest:
                 return task.request.frames
+    for task in list(connection.balanced.values()):
+        if task.request.function == digest:
+            return task.request.frames
     return ()
 
 
@@ -142,9 +175,13 @@ def _welcome(connection: Connection, thread: IOThread, header: Welcome) -> None:
 
 def _refused(connection: Connection, thread: IOThread, header: Refused) -> str | None:
     """Fail the request that was refused; without one, the whole client was."""
-    tasks = connection.pending.pop(header.request, None) if header.request else None
     if header.request:
-        for task in (tasks or {}).values():
+        tasks = list(connection.pending.pop(header.request, {}).values())
+        for task in list(connection.balanced.values()):
+            if task.request.id == header.request:
+                del connection.balanced[task.msg_id]
+                tasks.append(task)
+        for task in tasks:
             task.finish("error", failure=error.ConnectionRefused(header.reason), received=time.time())
         return None
     if not thread.welcomed.done():

@@ -18,7 +18,15 @@ from mpiparallel import error
 from mpiparallel.client.executereply import ExecuteReply
 from mpiparallel.client.metadata import Event, Metadata
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import EngineInfo, Failure, msg_id
+from mpiparallel.wire.messages import (
+    NOBODY,
+    Balance,
+    EngineInfo,
+    Failure,
+    Result,
+    Submit,
+    split_msg_id,
+)
 
 _ABORTED = (
     "task {} did not begin: it was aborted, or was queued behind a cell that failed or was interrupted; "
@@ -28,14 +36,22 @@ HISTORY = 10_000  # msg_ids that a history remembers
 
 _lock = threading.Lock()  # over listeners and values of all tasks; held for a few instructions
 _UNREAD = object()
+Part = tuple[Result, Sequence[Any]]  # what one engine of a gang has answered
 
 
 class Request:
     """One request: what its tasks have in common. Fields are set before it is sent, except `sent`."""
 
-    __slots__ = (
-        "frames", "function", "id", "label", "notices", "owner", "sent", "submitted", "trackers", "verb",
-    )  # fmt: skip
+    # Defaults here, not in __init__: a request for one short task has to be cheap.
+    ranks = 0  # how many engines run a task together; 0: one that the client chose
+    header: Submit | Balance | None = None  # as it was sent first
+    common: Sequence[Any] = ()  # payload for all tasks, without the function
+    function = b""
+    frames: Sequence[Any] = ()  # the function's, in case somebody lacks it
+    sent: threading.Event | None = None  # set when the I/O thread has sent it, if it is tracked
+    trackers: Sequence[Any] = ()
+    after: list[str] | None = None
+    follow: list[str] | None = None
 
     def __init__(self, id: str, verb: str, submitted: float, label: str | None, owner: object) -> None:
         self.id = id
@@ -43,10 +59,6 @@ class Request:
         self.submitted = submitted
         self.label = label
         self.owner = owner  # the view that sent it
-        self.function = b""
-        self.frames: Sequence[Any] = ()  # the function's, in case an engine lacks it
-        self.sent: threading.Event | None = None  # set when the I/O thread has sent it, if it is tracked
-        self.trackers: list[Any] = []
         self.notices: list[str] = []  # what a person should know, while it runs
 
     @property
@@ -55,33 +67,50 @@ class Request:
 
 
 class Task:
-    """What `request` does on one engine, and how that went."""
+    """A part of `request`, on one engine or on a gang, and how that went.
 
-    __slots__ = (
-        "__weakref__", "_error", "_metadata", "_value", "completed", "done", "engine", "events", "failure",
-        "info", "listeners", "msg_id", "n_events", "payload", "received", "request", "started", "status",
-        "watchers",
-    )  # fmt: skip
+    Attributes
+    ----------
+    engine
+        Who runs it; NOBODY until a balanced task has ended, and then the first of a gang.
+    engines
+        All engines of a gang, when it has ended.
+    inputs
+        The payload for this task alone, until it is done.
+    """
 
-    def __init__(self, request: Request, engine: int, info: EngineInfo | None) -> None:
+    done = False
+    status: str | None = None
+    started: float | None = None
+    completed: float | None = None
+    received: float | None = None
+    payload: Sequence[Any] = ()
+    failure: Failure | Exception | None = None
+    engines: list[int] | None = None
+    infos: Sequence[EngineInfo | None] = ()  # of `engines`
+    inputs: Sequence[Any] = ()
+    aborting = False  # whether somebody has asked for it to be aborted
+    events: deque[Event] | None = None  # emptied by whoever reads the metadata
+    n_events = 0
+    listeners: tuple[Callable[[Task], None], ...] = ()
+    watchers: tuple[Callable[[Task, Event], None], ...] = ()
+    parts: dict[int, Part] | None = None  # of a gang: what has come, by engine
+    _metadata: Metadata | None = None
+    _value: Any = _UNREAD
+    _error: Exception | None = None
+
+    def __init__(
+        self, request: Request, number: int, engine: int = NOBODY, info: EngineInfo | None = None
+    ) -> None:
         self.request = request
         self.engine = engine
         self.info = info
-        self.msg_id = msg_id(request.id, engine)
-        self.done = False
-        self.status: str | None = None
-        self.started: float | None = None
-        self.completed: float | None = None
-        self.received: float | None = None
-        self.payload: Sequence[Any] = ()
-        self.failure: Failure | Exception | None = None
-        self.events: deque[Event] = deque()  # emptied by whoever reads the metadata
-        self.n_events = 0
-        self.listeners: list[Callable[[Task], None]] | None = []
-        self.watchers: tuple[Callable[[Task, Event], None], ...] = ()
-        self._metadata: Metadata | None = None
-        self._value: Any = _UNREAD
-        self._error: Exception | None = None
+        self.msg_id = f"{request.id}_{number}"
+
+    @property
+    def number(self) -> int:
+        """Its number in the request; of a task for one engine, that engine's."""
+        return split_msg_id(self.msg_id)[1]
 
     # ------------------------------------------------------------ the I/O thread
 
@@ -89,6 +118,10 @@ class Task:
         """Keep what the task printed or displayed, and tell those who watch it live."""
         event = (self.n_events, kind, text, payload)
         self.n_events += 1
+        if self.events is None:
+            with _lock:
+                self._make_events()
+        assert self.events is not None
         self.events.append(event)
         for watcher in self.watchers:
             watcher(self, event)
@@ -105,21 +138,46 @@ class Task:
         """Note how the task ended and tell its listeners."""
         self.status, self.payload, self.failure = status, payload, failure
         self.started, self.completed, self.received = started, completed, received
+        self.inputs = ()
         with _lock:
             self.done = True
-            listeners, self.listeners = self.listeners, None
+            listeners, self.listeners = self.listeners, ()
             if self._metadata is not None:
                 self._describe_end(self._metadata)
-        for listener in listeners or ():
+        for listener in listeners:
             listener(self)
+
+    def finish_gang(self, engines: dict[int, EngineInfo], received: float) -> None:
+        """Finish a gang's task, all of whose parts have come."""
+        assert self.parts is not None
+        parts = self.parts = dict(sorted(self.parts.items()))
+        headers = [header for header, _ in parts.values()]
+        self.engines = list(parts)
+        self.infos = [engines.get(engine) for engine in self.engines]
+        self.engine, self.info = self.engines[0], self.infos[0]
+        # One that was freed because another failed is not what went wrong.
+        failures = [header for header in headers if header.status != "ok"]
+        failures.sort(key=lambda header: header.failure is not None and header.failure.ename == "PeerFailed")
+        starts = [header.started for header in headers if header.started is not None]
+        ends = [header.completed for header in headers if header.completed is not None]
+        self.finish(
+            failures[0].status if failures else "ok",
+            failure=failures[0].failure if failures else None,
+            started=min(starts, default=None), completed=max(ends, default=None), received=received,
+        )  # fmt: skip
+
+    def _make_events(self) -> deque[Event]:
+        if self.events is None:
+            self.events = deque()
+        return self.events
 
     # ------------------------------------------------------------ users' threads
 
     def listen(self, listener: Callable[[Task], None]) -> None:
         """Call `listener` once, when the task is done; at once if it is."""
         with _lock:
-            if self.listeners is not None:
-                self.listeners.append(listener)
+            if not self.done:
+                self.listeners = (*self.listeners, listener)
                 return
         listener(self)
 
@@ -148,35 +206,67 @@ class Task:
             return
         value: Any = None
         failed: Exception | None = None
-        if self.status == "ok":
-            try:
-                value = objects.loads(self.payload) if self.payload else None
-            except Exception as problem:  # any class's __setstate__ may have raised it
-                failed = error.RemoteError(
-                    type(problem).__name__,
-                    f"{problem} (here, while unpickling the result of {self.msg_id})",
-                    "".join(traceback.format_exception(problem)),
-                    self._engine_info(),
-                )
-                failed.__cause__ = problem
+        if self.parts is not None:
+            value, failed = self._read_gang(self.parts)
+        elif self.status == "ok":
+            value, failed = self._load(self.payload, self._engine_info())
             if failed is None and self.request.verb == "execute":
                 value = ExecuteReply(self.msg_id, value or {}, self.metadata)
-        elif self.status == "aborted":
-            failed = error.TaskAborted(_ABORTED.format(self.msg_id))
-        elif isinstance(self.failure, Failure):
-            failed = error.RemoteError(
-                self.failure.ename, self.failure.evalue, self.failure.traceback, self._engine_info()
-            )
         else:
-            failed = self.failure
+            failed = self._failed(self.failure, self._engine_info())
         with _lock:
             if self._value is _UNREAD:
-                self._error, self._value, self.payload = failed, value, ()
+                self._error, self._value, self.payload, self.parts = failed, value, (), None
+
+    def _read_gang(self, parts: dict[int, Part]) -> tuple[Any, Exception | None]:
+        """Return the values of a gang in rank order, or one error for all its errors, causes first."""
+        values: list[Any] = []
+        failures: list[Exception] = []
+        for (engine, (header, payload)), known in zip(parts.items(), self.infos, strict=True):
+            info = self._about(engine, known)
+            if header.status == "ok":
+                value, failed = self._load(payload, info)
+            else:
+                value, failed = None, self._failed(header.failure, info)
+            values.append(value)
+            if failed is not None:
+                failures.append(failed)
+        if not failures:
+            return values, None
+        failures.sort(key=lambda failed: getattr(failed, "peer_failed", None) is not None)
+        if all(isinstance(failed, error.TaskAborted) for failed in failures):
+            return None, failures[0]
+        try:
+            error.collect_exceptions(failures, f"{self.request.method} on a gang of {len(parts)}")
+        except error.CompositeError as composite:
+            return None, composite
+        raise AssertionError("failures, but no error")  # pragma: no cover
+
+    def _load(self, payload: Sequence[Any], about: dict[str, Any]) -> tuple[Any, Exception | None]:
+        try:
+            return (objects.loads(payload) if payload else None), None
+        except Exception as problem:  # any class's __setstate__ may have raised it
+            failed = error.RemoteError(
+                type(problem).__name__,
+                f"{problem} (here, while unpickling the result of {self.msg_id})",
+                "".join(traceback.format_exception(problem)),
+                about,
+            )
+            failed.__cause__ = problem
+            return None, failed
+
+    def _failed(self, failure: Failure | Exception | None, about: dict[str, Any]) -> Exception:
+        if isinstance(failure, Failure):
+            return error.remote(failure.ename, failure.evalue, failure.traceback, about)
+        return failure or error.TaskAborted(_ABORTED.format(self.msg_id))
 
     def _engine_info(self) -> dict[str, Any]:
-        about: dict[str, Any] = {"engine_id": self.engine, "method": self.request.method}
-        if self.info is not None:
-            about.update(engine_uuid=self.info.uuid, host=self.info.host, rank=self.info.rank)
+        return {} if self.engine == NOBODY else self._about(self.engine, self.info)
+
+    def _about(self, engine: int, info: EngineInfo | None) -> dict[str, Any]:
+        about: dict[str, Any] = {"engine_id": engine, "method": self.request.method}
+        if info is not None:
+            about.update(engine_uuid=info.uuid, host=info.host, rank=info.rank)
         return about
 
     @property
@@ -187,11 +277,13 @@ class Task:
                 self._metadata = made = Metadata(
                     msg_id=self.msg_id,
                     submitted=_aware(self.request.submitted),
-                    engine_id=self.engine,
+                    engine_id=None if self.engine == NOBODY else self.engine,
                     engine_uuid=self.info.uuid if self.info else None,
                     label=self.request.label,
+                    after=self.request.after,
+                    follow=self.request.follow,
                 )
-                made.follow_events(self.events)
+                made.follow_events(self._make_events())
                 if self.done:
                     self._describe_end(made)
         self._metadata.refresh()
@@ -204,12 +296,15 @@ class Task:
             completed=_aware(self.completed),
             received=_aware(self.received),
         )
-        if isinstance(self.failure, Failure):
-            metadata["error"] = error.RemoteError(
-                self.failure.ename, self.failure.evalue, self.failure.traceback, self._engine_info()
-            )
-        elif self.status != "ok":
-            metadata["error"] = self.failure or error.TaskAborted(_ABORTED.format(self.msg_id))
+        if self.request.ranks and self.engine != NOBODY:
+            uuid = self.info.uuid if self.info else None
+            if self.engines is None:
+                metadata.update(engine_id=self.engine, engine_uuid=uuid)
+            else:
+                uuids = [info.uuid if info else None for info in self.infos]
+                metadata.update(engine_id=list(self.engines), engine_uuid=uuids)
+        if self.status != "ok":
+            metadata["error"] = self._failed(self.failure, self._engine_info())
 
 
 def _aware(moment: float | None) -> datetime | None:

@@ -1,7 +1,8 @@
 """A controller with engines inside the test process: the test double for clients.
 
 One thread answers on a private socket. Each engine is a namespace; requests run one after another, or
-wait in the queue while `paused` is set, or run on and on where engines are in `holding`.
+wait in the queue while `paused` is set, or run on and on where engines are in `holding`. Balanced tasks go to
+engines by turns; timeouts are not looked at, and `after` is only checked for tasks that nobody knows.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import time
 import traceback
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.error import RemoteError
 from mpiparallel.wire import frames, objects
 from mpiparallel.wire.messages import (
+    NOBODY,
     Abort,
     Answer,
     Ask,
+    Balance,
     Consumed,
     EngineInfo,
     EnginesChanged,
@@ -34,6 +38,7 @@ from mpiparallel.wire.messages import (
     Lacks,
     Message,
     Output,
+    Received,
     Refused,
     Result,
     Signal,
@@ -85,6 +90,12 @@ class FakeController:
         self.mute = False  # whether nobody answers to Where
         self.places: dict[int, Place] = {}  # what Where says of engines, if not what is so
         self.commands: list = []
+        self.functions: dict = {}  # the hub's, by digest
+        self.lacking: dict[bytes, list] = {}  # Balances that wait for a function
+        self.turn = 0
+        self.left: dict[str, int] = {}  # retries, by balanced task
+        self.ended: set[str] = set()  # balanced tasks
+        self.taken: dict[bytes, int] = {}  # Results that each connection has received
         self.batches = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -145,6 +156,9 @@ class FakeController:
                 self.queue.remove(ready[0])
                 if ready[0][3] in self.holding:
                     self.held[ready[0][3]] = ready[0]
+                elif ready[0][1].options.get("gang"):
+                    for number in ready[0][1].engines:
+                        self._work(*ready[0][:3], number)
                 else:
                     self._work(*ready[0])
             if self._socket.poll(5):
@@ -171,6 +185,14 @@ class FakeController:
         elif isinstance(header, Submit):
             for engine, own in zip(header.engines, self._parts(header, payload), strict=True):
                 self.queue.append((identity, header, [*payload[: header.common], *own], engine))
+        elif isinstance(header, Balance):
+            self._balance(identity, header, payload)
+        elif isinstance(header, Received):
+            self.taken[identity] = self.taken.get(identity, 0) + header.count
+        elif isinstance(header, Supply) and header.engine == NOBODY:
+            self.functions[header.function] = payload
+            for item in self.lacking.pop(header.function):
+                self._balance(*item)
         elif isinstance(header, Supply):
             engine = self.engines[header.engine]
             engine.functions[header.function] = payload
@@ -180,6 +202,10 @@ class FakeController:
                 if item[3] in header.engines:
                     self.queue.remove(item)
                     self._send(identity, Result(header.request, item[3], "aborted"))
+            names = {f"{header.request}_{number}" for number in header.engines}
+            for item in [item for item in self.queue if item[1].request in names]:
+                self.queue.remove(item)
+                self._send(identity, Result(item[1].request, NOBODY, "aborted"))
         elif isinstance(header, Consumed):
             self.consumed[header.engine] = self.consumed.get(header.engine, 0) + header.size
         elif isinstance(header, Heartbeat):
@@ -193,6 +219,55 @@ class FakeController:
                 self._send(identity, Answer(header.query, places))
         else:
             self._answer(identity, header)
+
+    def _balance(self, identity: bytes, header: Balance, payload) -> None:
+        """Put the tasks into engines' queues, in turn."""
+        if header.function_frames:
+            self.functions[header.function] = payload[: header.function_frames]
+        elif header.function and header.function not in self.functions:
+            self.lacking.setdefault(header.function, []).append((identity, header, payload))
+            self._send(identity, Lacks(header.client, NOBODY, header.function))
+            return
+        function = self.functions.get(header.function, [])
+        common = payload[header.function_frames : header.common]
+        rest = iter(payload[header.common :])
+        for number, count in enumerate(header.parts, header.first):
+            own = [next(rest) for _ in range(count)]
+            task = f"{header.request}_{number}"
+            engines = sorted(set(header.targets or self.engines) & set(self.engines))
+            failure = self._hopeless(header, engines)
+            if failure:
+                self._send(identity, Result(task, NOBODY, "error", failure=failure))
+                continue
+            self.left[task] = header.retries
+            chosen = sorted(engines[(self.turn + i) % len(engines)] for i in range(header.ranks))
+            self.turn += 1
+            submit = Submit(
+                task, header.client, header.verb, chosen, len(function) + len(common), [count] * header.ranks,
+                header.function, len(function), {**header.options, "gang": header.ranks > 1}, header.label,
+            )  # fmt: skip
+            self.queue.append((identity, submit, [*function, *common, *own], chosen[0]))
+
+    def _hopeless(self, header: Balance, engines: list[int]) -> Failure | None:
+        known = self.ended | {item[1].request for item in self.queue} | set(self.left)
+        if header.ranks > len(engines):
+            return Failure("ImpossibleDependency", f"{header.ranks} engines wanted, {len(engines)} there")
+        for needs in (header.after, header.follow):
+            for task in needs.tasks if needs else ():
+                if task not in known:
+                    return Failure("InvalidDependency", f"no task {task}")
+        return None
+
+    def _again(self, item: tuple) -> bool:
+        """Queue a balanced task that has failed for another engine, if it has retries left."""
+        identity, header, payload, number = item
+        if not self.left.get(header.request):
+            return False
+        self.left[header.request] -= 1
+        others = sorted(set(self.engines) - {number}) or [number]
+        chosen = msgspec.structs.replace(header, engines=[others[0]])
+        self.queue.append((identity, chosen, payload, others[0]))
+        return True
 
     def _place(self, number: int) -> Place:
         if number in self.held:
@@ -250,11 +325,11 @@ class FakeController:
         if engine is None:
             self._fail(identity, header, number, "it does not exist")
             return
+        item = (identity, header, payload, number)
         function, rest = payload[: header.function_frames], payload[header.function_frames :]
         if function:
             engine.functions[header.function] = function
         elif header.function and header.function not in engine.functions:
-            item = (identity, header, payload, number)
             engine.waiting.setdefault(header.function, []).append(item)
             self._send(identity, Lacks(header.client, number, header.function))
             return
@@ -280,7 +355,11 @@ class FakeController:
             for item in [item for item in self.queue if item[0] == identity and item[3] == number]:
                 self.queue.remove(item)
                 self._send(identity, Result(item[1].request, number, "aborted"))
+        if failure is not None and self._again(item):
+            return
         status = "ok" if failure is None else "error"
+        if header.request in self.left:
+            self.ended.add(header.request)
         self._send(
             identity,
             Result(header.request, number, status, started, time.time(), failure, engine.count),
