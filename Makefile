@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | stuck, each with Open MPI or with MPI=mpich
+# make demo | test | lint | bench | soak | stuck, each with Open MPI or with MPI=mpich
 #
 # A virtual environment is made when there is none, and filled again when setup.cfg changes.
 
@@ -11,7 +11,7 @@ SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch) .ci/run
 # Options for pytest, as in: make test TESTS="-k cluster"
 TESTS ?=
 
-.PHONY: demo test tests lint bench stuck venv clean
+.PHONY: demo test tests lint bench soak stuck venv clean
 
 demo: $(STAMP)
 	$(BIN)/mpiparallel run -n 4 examples/demo.py
@@ -30,6 +30,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MPI),test,bench]"
 	$(BIN)/python -m benchmarks
+
+# Half an hour of mixed traffic: nothing may be lost, and nothing may grow.
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks soak --minutes 30
 
 # How one gets stuck, and out again, beside plain mpi4py and IPython Parallel: about a quarter of an hour.
 stuck: $(STAMP)

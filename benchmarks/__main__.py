@@ -4,6 +4,8 @@ python -m benchmarks                     # everything, three rounds
 python -m benchmarks --rounds 7 latency  # the rows whose name begins with "latency"
 python -m benchmarks --ours              # without IPython Parallel
 python -m benchmarks guard               # MPI calls, guarded and plain
+python -m benchmarks farm                # task farms, beside four others; "farm-noop": only those rows
+python -m benchmarks soak --minutes 30   # mixed traffic; by itself only, and with options of its own
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks import guard, measures
+from benchmarks import farm, guard, measures, soak
 from benchmarks.sides import Side, bare_mpiexec, both, settle
 from benchmarks.table import Line, render
 
@@ -47,23 +49,26 @@ ROWS = [
     Row("scatter", "scatter 64 MB over 4", "ms", measures.scatter, ratio=3),
     Row("gather", "gather 64 MB from 4", "ms", measures.gather, ratio=6),
 ]
+FARMS = {f"farm-{workload}": workload for workload in farm.WORKLOADS}
 SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 100.0, "": 1.0}
 START, GUARD = "start", "guard"
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "names", nargs="*", help=f"rows to measure: {', '.join([START, *(r.name for r in ROWS), GUARD])}"
-    )
+    names = ", ".join([START, *(row.name for row in ROWS), *FARMS, GUARD])
+    parser.add_argument("names", nargs="*", help=f"rows to measure: {names}")
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each is measured (default %(default)s)"
     )
-    parser.add_argument("--ours", action="store_true", help="leave IPython Parallel out")
+    parser.add_argument("--ours", action="store_true", help="leave the others out")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["soak"]:
+        return soak.main(argv[1:])
     options = make_argument_parser().parse_args(argv)
     sides = both()[:1] if options.ours else both()
     if len(sides) == 1 and not options.ours:
@@ -73,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         return not options.names or any(name.startswith(prefix) for prefix in options.names)
 
     rows = [row for row in ROWS if wanted(row.name)]
-    if not rows and not wanted(START) and not wanted(GUARD):
+    workloads = [workload for name, workload in FARMS.items() if wanted(name)]
+    if not rows and not workloads and not wanted(START) and not wanted(GUARD):
         print(f"no row begins with {', '.join(options.names)}", file=sys.stderr)
         return 2
     lines = [start_line(sides, options.rounds)] if wanted(START) else []
@@ -88,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
                 side.stop()
     if rows or lines:
         print(render([*lines, *(line_of(row, sides) for row in rows)], [side.name for side in sides]))
+    if workloads:
+        print(farm.table(workloads, options.rounds, options.ours, progress))
     if wanted(GUARD):
         for n in (2, 4):
             progress(f"guarded and plain MPI calls on {n} ranks")
