@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mpiparallel as ipp
-from benchmarks.soak_client import CUT_OFF, LOST, NEVER_LEFT, Account, Sender
+from benchmarks.soak_client import CUT_OFF, LOST, Account, Sender
 from benchmarks.soak_requests import KINDS, OK, worlds
 
 ROOT = Path(__file__).parent.parent
@@ -242,7 +242,7 @@ class Soak:
         return found
 
     def growing(self, growth: float, share: float) -> list[str]:
-        """Return who has grown by more than `growth` MB and more than `share` of its size in the second half."""
+        """Return who has grown in the second half by more than `growth` MB and `share` of its size."""
         found = []
         for name, sizes in self.sizes.items():
             grown, size = sizes.growth(), sizes.middle()
@@ -265,8 +265,8 @@ class Soak:
         claimed = sum(account.claimed for account in self.accounts.values())
         console.print(
             f"{sent} requests in {self.seconds / 60:.1f} min ({', '.join(self.mpis)}); the third client was "
-            f"{self.left['killed']} times killed and has left {self.left['left']} times, and {claimed} requests "
-            "were claimed by a successor."
+            f"killed {self.left['killed']} times and left {self.left['left']} times; {claimed} requests were "
+            "claimed by a successor."
         )
         problems = self.problems(growth, share)
         for text in problems[:50]:
@@ -323,7 +323,7 @@ class Sizes:
         return statistics.median(size for _, size in self.half()) if self.samples else 0.0
 
     def growth(self) -> float:
-        """Return what the second half grew by, in bytes: by the median slope, which single peaks do not move."""
+        """Return what the second half grew by, by the median slope: single peaks do not move that."""
         half = self.half()
         step = max(1, len(half) // 200)
         points = half[::step]

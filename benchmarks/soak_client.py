@@ -148,7 +148,7 @@ class Sender:
             self.jobs.append(job)
 
     def not_known(self, number: int, entry: Entry, account: Account, said: str) -> None:
-        """Note a job of which the controller knows nothing: it may not have left the client that was killed."""
+        """Note a job that the controller does not know: it may not have left the client that was killed."""
         if account.last - entry.at > LOST_WITH_THE_CLIENT:
             self.complain(number, f"it was sent {account.last - entry.at:.1f} s before the end: {said}")
         self.ledger.write("ended", number, *[NEVER_LEFT] * len(entry.requests or ()))
