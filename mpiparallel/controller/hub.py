@@ -4,7 +4,8 @@ The server gives it messages and losses together with the time and sends what co
 socket, thread or file in here::
 
     hub.receive(sender, message, now)  ->  [Send(peer, message), ...]
-    hub.lost(peer, reason, now)        ->  ...
+    hub.lost(peer, reason, now)        ->  ...   (it is gone)
+    hub.cut(peer, reason, now)         ->  ...   (it may be back)
     hub.tick(now)                      ->  ...
 
 Everything is forgotten when its owner goes, except the bounded record of finished tasks.
@@ -12,12 +13,11 @@ Everything is forgotten when its owner goes, except the bounded record of finish
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from mpiparallel import __version__
 from mpiparallel.connection_file import Role
-from mpiparallel.controller import answers, questions, work, worlds
+from mpiparallel.controller import answers, clients, delivery, questions, work, worlds
 from mpiparallel.controller.lives import WorldEvent, WorldState
 from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Peer, Send, State, World
@@ -45,7 +45,6 @@ from mpiparallel.wire.messages import (
     Stop,
     Submit,
     Supply,
-    Welcome,
     Where,
     Whereabouts,
 )
@@ -75,6 +74,8 @@ PERMITTED: dict[type, frozenset[Role]] = {
     Heartbeat: frozenset({"client", "engine"}),
     Goodbye: frozenset({"client", "engine"}),
 }
+PAUSE = 20.0  # seconds that worlds have to be back before balanced tasks are placed without them
+
 _NOBODY: frozenset[Role] = frozenset()  # what only the controller may say
 
 _CLIENT_WORK: dict[type, Callable[[State, Client, Message], None]] = {
@@ -83,6 +84,7 @@ _CLIENT_WORK: dict[type, Callable[[State, Client, Message], None]] = {
     Signal: work.signal,
     Consumed: work.consumed,
     Supply: work.supply,
+    Received: delivery.received,
 }
 _WORLD_WORK: dict[type, Callable[[State, World, Message], None]] = {
     Result: work.result,
@@ -157,6 +159,32 @@ class Hub:
         self._lost(peer, reason, now)
         return self._take()
 
+    def cut(self, peer: Peer, reason: str, now: float) -> list[Send]:
+        """Note that the connection of a peer is lost, which may live on and connect again."""
+        self._cut(peer, reason, now)
+        return self._take()
+
+    def client_died(self, name: str) -> list[Send]:
+        """Forget a client whose process has ended, connected or away."""
+        client = self.state.client(name)
+        if client is not None:
+            clients.forget(self.state, client)
+        return self._take()
+
+    def restore(self, found: Iterable[tuple[World, list[int]]], next_engine: int, now: float) -> None:
+        """Begin with the worlds, and their engines that were stopped, of an earlier run of the controller."""
+        for world, stopped in found:
+            worlds.restore(self.state, world, stopped, now)
+        self.state.next_engine = max(self.state.next_engine, next_engine)
+        self.state.paused, self.state.paused_until = bool(self.state.adrift), now + PAUSE
+
+    def stored(self, tasks: Iterable[str], now: float) -> list[Send]:
+        """Note that the store has the results of these tasks."""
+        if self.state.kept:
+            for task in tasks:
+                delivery.stored(self.state, task)
+        return self._take()
+
     def engines_lost(self, name: str, engines: list[int], reason: str, now: float) -> list[Send]:
         """Forget engines of world `name` whose processes have died, the bridge perhaps among them.
 
@@ -168,13 +196,13 @@ class Hub:
         if not world.hello.survives:
             worlds.forget(self.state, world, reason, WorldEvent.LOST)
         else:
-            bridge, label = world.bridge, world.bridge_label
+            bridge = world.bridge
             if world.peer is not None and bridge not in engines:
                 # MPI's runtime may not know: it hears of processes that were killed, and not of all others.
                 self.state.send(world.peer, EnginesLost(engines, reason))
             worlds.engines_lost(self.state, world, engines, reason)
             if bridge in engines and world.peer is not None:
-                self._lost(world.peer, reason, now, label)
+                self._lost(world.peer, reason, now, bridge)
         return self._take()
 
     def silent(self, now: float) -> list[World]:
@@ -190,16 +218,17 @@ class Hub:
         return min(questions.due(self.state, now), worlds.due(self.state))
 
     def tick(self, now: float) -> list[Send]:
-        """Ask silent peers for a sign of life; give up those that have been silent for too long."""
+        """Ask silent peers for a sign of life; take those that were silent for too long for cut off."""
         state = self.state
         for peer, known in list(state.peers.items()):
             silence = now - known.heard
             if silence > self.lost_after and not known.watched:
-                self._lost(peer, f"nothing was heard of it for {silence:.0f} s", now)
+                self._cut(peer, f"nothing was heard of it for {silence:.0f} s", now)
             elif self.stopping or min(silence, now - known.asked) >= state.heartbeat:
                 # While the controller stops, asking finds out whose connection has gone.
                 known.asked = now
                 state.send(peer, Heartbeat(echo=True))
+        clients.tick(state, now)
         worlds.tick(state, now)
         questions.tick(state, now)
         return self._take()
@@ -212,8 +241,8 @@ class Hub:
     def farewell(self) -> list[Send]:
         """Say goodbye to all clients and forget them."""
         self.state.tell_clients(Goodbye(self.stopping))
-        for client in list(self.state.clients.values()):
-            self._forget_client(client)
+        for client in [*self.state.clients.values(), *self.state.away.values()]:
+            clients.forget(self.state, client)
         return self._take()
 
     def watch(self, peer: Peer) -> None:
@@ -226,6 +255,8 @@ class Hub:
         return journal
 
     def _take(self) -> list[Send]:
+        if self.state.settled:
+            delivery.flush(self.state)
         out, self.state.out = self.state.out, []
         return out
 
@@ -243,20 +274,7 @@ class Hub:
             reason = self._closed() or f"this connection is client {present.name!r} already"  # type: ignore[union-attr]
             self._refuse(sender, Message(hello), reason, "refused hellos")
             return
-        client = state.clients.get(hello.name)
-        if client is None:
-            client = state.clients[hello.name] = Client(hello.name, sender, hello.host, hello.pid, now)
-        replaced = client.peer != sender
-        if replaced:
-            self._replace(client, sender)
-            client.host, client.pid = hello.host, hello.pid
-        client.heard = now
-        state.peers[sender] = client
-        engines = [engine.info for engine in state.engines.values()]
-        state.send(sender, Welcome(__version__, state.cluster_id, engines, state.heartbeat))
-        if replaced:
-            # What was on its way to the old connection is lost: output, and questions for functions.
-            work.release(state, client, keep_lacks=True)
+        clients.hello(state, sender, hello, now)
 
     def _hello_world(self, sender: Peer, hello: HelloWorld, now: float) -> None:
         problem = self._closed() or worlds.problem(self.state, sender, hello)
@@ -270,12 +288,6 @@ class Hub:
 
     def _closed(self) -> str:
         return f"the controller is shutting down: {self.stopping}" if self.stopping else ""
-
-    def _replace(self, client: Client, sender: Peer) -> None:
-        del self.state.peers[client.peer]
-        self.state.send(client.peer, Refused("a newer connection has taken this one's place"))
-        client.peer, client.watched = sender, False
-        self.state.peers[sender] = client
 
     # ------------------------------------------------------------ from those who are known
 
@@ -312,7 +324,7 @@ class Hub:
 
     def _goodbye(self, known: Client | World, reason: str) -> None:
         if isinstance(known, Client):
-            self._forget_client(known)
+            clients.forget(self.state, known)
         else:
             worlds.forget(self.state, known, reason, WorldEvent.LEFT)
 
@@ -329,22 +341,24 @@ class Hub:
             reason = f"the controller is shutting down: {self.stopping}"
             worlds.stop_engines(self.state, list(self.state.engines), reason)
 
-    def _lost(self, peer: Peer, reason: str, now: float, bridge: str = "") -> None:
+    def _lost(self, peer: Peer, reason: str, now: float, bridge: int = -1) -> None:
         known = self.state.peers.get(peer)
         if isinstance(known, Client):
-            self._forget_client(known)
+            clients.forget(self.state, known)
         elif isinstance(known, World):
             if known.hello.survives and known.state is WorldState.UP and not self.stopping:
-                worlds.bridge_lost(self.state, known, bridge or known.bridge_label, reason, now)
+                worlds.go_adrift(self.state, known, reason, now, bridge)
             else:
                 worlds.forget(self.state, known, reason, WorldEvent.LOST)
 
-    def _forget_client(self, client: Client) -> None:
-        """Let a client go. Its tasks run on and their results are dropped."""
-        del self.state.peers[client.peer]
-        del self.state.clients[client.name]
-        work.release(self.state, client)
-        questions.client_gone(self.state, client)
+    def _cut(self, peer: Peer, reason: str, now: float) -> None:
+        known = self.state.peers.get(peer)
+        if isinstance(known, Client) and not self.stopping:
+            clients.send_away(self.state, known, now)
+        elif isinstance(known, World) and known.state is WorldState.UP and not self.stopping:
+            worlds.go_adrift(self.state, known, reason, now, cut=True)
+        else:
+            self._lost(peer, reason, now)
 
 
 def _who(role: Role | None) -> str:

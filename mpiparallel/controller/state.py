@@ -7,7 +7,7 @@ tasks or all engines.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,16 +52,28 @@ class Debt:
     lacks: set[bytes] = field(default_factory=set)  # functions asked for
 
 
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A Result that is not settled yet: its client has not said that it has it."""
+
+    message: Message | None  # None: it is in the store, and its client is away
+    world: str  # whose bridge keeps it, too; "" when the hub has made it
+    owed: bool = True  # whether it is among some client's `unreceived`
+    stored: bool = False
+
+
 @dataclass(slots=True)
 class Client:
     name: str
-    peer: Peer
+    peer: Peer | None  # None: away
     host: str
     pid: int
     heard: float
     asked: float = 0.0
     watched: bool = False
     debts: dict[int, Debt] = field(default_factory=dict)  # by engine
+    unreceived: deque[Kept] = field(default_factory=deque)  # Results in the order sent
+    away_since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -76,9 +88,11 @@ class World:
     first: int = 0  # engine id of rank 0
     engines: dict[int, Engine] = field(default_factory=dict)  # those that are up, by id
     dead: set[int] = field(default_factory=set)  # engines that died while others went on
-    adrift_since: float = 0.0
+    adrift_until: float = 0.0
     adrift_reason: str = ""
-    lost_bridge: str = ""  # while adrift: the engine that held the connection
+    lost_bridge: int = -1  # while adrift: the engine that held the connection
+    cut: bool = False  # while adrift: by the connection, and not by the death of its bridge
+    restored: bool = False  # known from an earlier run of the controller, and not back yet
     waiting: deque[Message] = field(default_factory=deque)  # while adrift
     waiting_bytes: int = 0
     credit: Counter[int] = field(default_factory=Counter)  # while adrift: output consumed, by engine
@@ -96,11 +110,10 @@ class World:
         """The engine that holds the connection: the first that has not died."""
         return next((number for number in self.numbers if number not in self.dead), self.first)
 
-    @property
-    def bridge_label(self) -> str:
+    def bridge_label(self, bridge: int) -> str:
         """How people are told of its bridge."""
-        rank = self.bridge - self.first
-        return f"engine {self.bridge} (rank {rank} on {self.hello.hosts[rank]}, the bridge)"
+        rank = bridge - self.first
+        return f"engine {bridge} (rank {rank} on {self.hello.hosts[rank]}, the bridge)"
 
     def keep(self, message: Message) -> bool:
         """Keep a message until a new bridge is there; return whether there was room."""
@@ -142,6 +155,7 @@ class Request:
     verb: str
     label: str = ""
     submitted: float | None = None
+    number: int = 0  # in the order in which requests came
 
     def advance(self, engine: int, event: TaskEvent) -> None:
         self.tasks[engine] = advance(TASK, self.tasks[engine], event)
@@ -174,6 +188,13 @@ class Records:
         while self._tasks > self.limit and len(self._requests) > 1:
             _, oldest = self._requests.popitem(last=False)
             self._tasks -= len(oldest.tasks)
+
+    def take(self, request: str) -> Request | None:
+        """Forget a request, and return it if it was known."""
+        found = self._requests.pop(request, None)
+        if found is not None:
+            self._tasks -= len(found.tasks)
+        return found
 
     def forget(self, request: str, engine: int) -> None:
         """Forget one task, if it is known."""
@@ -218,7 +239,9 @@ class State:
         self.about = about  # what Ask("status") says of the controller itself
         self.heartbeat = heartbeat
         self.peers: dict[Peer, Client | World] = {}
-        self.clients: dict[str, Client] = {}
+        self.instance = ""  # names this run of the controller
+        self.clients: dict[str, Client] = {}  # those that are connected
+        self.away: dict[str, Client] = {}  # those that may connect again, the longest away first
         self.worlds: dict[str, World] = {}
         self.adrift: dict[str, World] = {}
         self.engines: dict[int, Engine] = {}  # those that are up
@@ -232,6 +255,21 @@ class State:
         self.counters: Counter[str] = Counter()
         self.journal: list[Record] = []  # tasks that have ended, for the store
         self.out: list[Send] = []
+        # What is not to get lost: see `delivery`, and `work` for `missing`.
+        self.kept: dict[str, dict[int, Kept]] = {}  # Results not settled, by request and engine
+        self.settled: dict[str, tuple[list[str], list[int]]] = {}  # what worlds are to be told, by name
+        # Requests to be sent again, by client and engine, and whether they may have been there before.
+        self.missing: dict[tuple[str, int], dict[str, bool]] = {}
+        self.storing = False  # whether a store says what it has
+        self.find: Callable[[str], list[Message] | None] = lambda task: None  # in the store
+        self.paused = False  # no balanced task is placed: worlds that may hold some have yet to come back
+        self.paused_until = 0.0
+        self.requests_made = 0
+        self.changed = False  # whether what a controller started again has to know is to be written
+
+    def client(self, name: str) -> Client | None:
+        """Return a client that is connected, or away."""
+        return self.clients.get(name) or self.away.get(name)
 
     def send(self, peer: Peer, header: AnyHeader, payload: Iterable[Any] = ()) -> None:
         self.out.append(Send(peer, Message(header, payload)))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import msgspec
 
-from mpiparallel.controller import delivery
+from mpiparallel.controller import again, delivery
 from mpiparallel.controller.lives import TaskEvent, TaskState
 from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Engine, Request, State, World
@@ -26,6 +26,7 @@ from mpiparallel.wire.messages import (
     Notice,
     Output,
     Refused,
+    Resend,
     Result,
     Signal,
     Submit,
@@ -43,34 +44,62 @@ def submit(state: State, client: Client, message: Message) -> None:
     """Send a request to the worlds of its engines; answer for engines that are not there."""
     header: Submit = message.header  # type: ignore[assignment]
     name = header.request
-    if name in state.requests or name in state.finished:
-        # Not refused: that would end the request which this is a copy of.
-        state.counters["duplicate requests"] += 1
-        return
+    request = state.requests.get(name)
+    if request is not None or name in state.finished:
+        if not header.again:
+            # Not refused: that would end the request which this is a copy of.
+            state.counters["duplicate requests"] += 1
+            return
+        if request is None:
+            request = state.finished.take(name)
+            assert request is not None
     problem = _problem(client, header)
     if problem:
         state.counters["refused requests"] += 1
         state.send(client.peer, Refused(problem, name))
+        if request is not None and not request.open:
+            state.finished.add(request)
         return
-    request = Request(
-        name, client.name, dict.fromkeys(header.engines, TaskState.NEW), len(header.engines),
-        header.verb, header.label, header.submitted,
-    )  # fmt: skip
+    if request is None:
+        request = Request(name, client.name, {}, 0, header.verb, number=state.requests_made)
+        state.requests_made += 1
+    request.verb, request.label, request.submitted = header.verb, header.label, header.submitted
+    places = again.to_send(state, client, request, header) if header.again else range(len(header.engines))
     state.requests[name] = request
+    _open(state, client, request, message, places)
+    if not request.open and state.requests.pop(name, None) is not None:
+        state.finished.add(request)  # nothing was new
+
+
+def _open(state: State, client: Client, request: Request, message: Message, places: Iterable[int]) -> None:
+    """Send a request to the engines at `places` among its engines."""
+    header: Submit = message.header  # type: ignore[assignment]
+    name = request.name
     worlds: dict[str, list[int]] = {}  # places in header.engines by world
-    missing = []
-    for place, number in enumerate(header.engines):
+    absent, later = [], []
+    for place in places:
+        number = header.engines[place]
+        new = number not in request.tasks
+        if new:
+            request.tasks[number] = TaskState.NEW
+            request.open += 1
         engine = state.engines.get(number)
         if engine is None:
-            missing.append(number)
+            absent.append(number)
             continue
-        request.advance(number, TaskEvent.SENT)
-        engine.open[name] = None
+        if new:
+            request.advance(number, TaskEvent.SENT)
+            engine.open[name] = None
+        if (state.missing or header.again) and again.must_wait(state, client, engine, header):
+            if engine.world.peer is not None:
+                later.append(number)
+            continue
         worlds.setdefault(engine.world.name, []).append(place)
     for number in _forward(state, message, worlds):
-        engine = state.engines[number]
-        fail(state, request, number, _no_room(engine), engine)
-    for number in missing:
+        state.missing.setdefault((client.name, number), {})[name] = False
+    if later:
+        state.send(client.peer, Resend(name, later))
+    for number in absent:
         fail(state, request, number, absence(state, number))
 
 
@@ -135,7 +164,12 @@ def send_waiting(state: State, world: World) -> None:
     for message in kept:
         header = message.header
         if isinstance(header, Submit):
-            up = [place for place, number in enumerate(header.engines) if number in world.engines]
+            up = [
+                place
+                for place, number in enumerate(header.engines)
+                if number in world.engines
+                and header.request not in state.missing.get((header.client, number), ())
+            ]
             if len(up) < len(header.engines):
                 if not up:
                     continue
@@ -163,6 +197,10 @@ def abort(state: State, _client: Client, message: Message) -> None:
     if request is None:
         return
     engines = [number for number in header.engines if request.tasks.get(number) is TaskState.OPEN]
+    for number in engines if state.missing else ():
+        if request.name in state.missing.get((request.client, number), ()):
+            aborted = Result(request.name, number, "aborted")
+            _close(state, request, state.engines[number], TaskEvent.ABORTED, Message(aborted))
     for name, numbers in by_world(state, engines)[0].items():
         state.tell(state.worlds[name], Abort(header.request, numbers))
 
@@ -223,18 +261,17 @@ def result(state: State, world: World, message: Message) -> None:
     """Pass a result on, if its task is open: then it is the first."""
     header: Result = message.header  # type: ignore[assignment]
     engine = _engine_of(state, world, header.engine)
-    if engine is None:
-        return
-    if header.request not in engine.open:
-        state.counters["results of tasks not open"] += 1
+    if engine is None or header.request not in engine.open:
+        if engine is not None:
+            state.counters["results of tasks not open"] += 1
+        if header.engine not in state.kept.get(header.request, ()):
+            delivery.settle(state, world.name, header.request, header.engine)
         return
     request = state.requests[header.request]
     _close(state, request, engine, _ENDS[header.status], message)
 
 
-def _close(
-    state: State, request: Request, engine: Engine | None, event: TaskEvent, message: Message
-) -> None:
+def _close(state: State, request: Request, engine: Engine | None, event: TaskEvent, message: Message) -> None:
     """End a task by the Result in `message`."""
     header: Result = message.header  # type: ignore[assignment]
     number = header.engine
@@ -246,6 +283,8 @@ def _close(
     )  # fmt: skip
     state.journal.append(record)
     delivery.deliver(state, request.client, message)
+    if state.missing:
+        again.found(state, request.client, number, request.name)
     if engine is not None:
         del engine.open[request.name]
         engine.completed += 1
@@ -290,12 +329,13 @@ def lacks(state: State, world: World, message: Message) -> None:
     engine = _engine_of(state, world, header.engine)
     if engine is None:
         return
-    client = state.clients.get(header.client)
+    client = state.client(header.client)
     if client is None:
         state.tell(world, Supply(header.engine, header.function))
         return
     state.debt(client, engine).lacks.add(header.function)
-    state.send(client.peer, header, message.payload)
+    if client.peer is not None:  # else it is asked when it is back
+        state.send(client.peer, header, message.payload)
 
 
 def notice(state: State, _world: World, message: Message) -> None:
@@ -312,7 +352,7 @@ def notice(state: State, _world: World, message: Message) -> None:
 def release(state: State, client: Client, *, keep_lacks: bool = False) -> None:
     """Pay what a client owes to engines: what was on its way to it is lost.
 
-    With `keep_lacks` the client is back already, and is asked again for functions.
+    With `keep_lacks` the client is asked again for functions: now if it is back already, or when it is.
     """
     for number, debt in list(client.debts.items()):
         engine = state.engines[number]
@@ -320,9 +360,9 @@ def release(state: State, client: Client, *, keep_lacks: bool = False) -> None:
             state.tell(engine.world, Consumed(number, debt.unconsumed))
         debt.unconsumed = debt.written_off = 0
         for function in debt.lacks:
-            if keep_lacks:
+            if keep_lacks and client.peer is not None:
                 state.send(client.peer, Lacks(client.name, number, function))
-            else:
+            elif not keep_lacks:
                 state.tell(engine.world, Supply(number, function))
         if not keep_lacks:
             debt.lacks.clear()
@@ -335,7 +375,8 @@ def write_off(state: State, engine: Engine) -> None:
     What they consume of before is not passed on; functions it will ask for again.
     """
     for name in list(engine.debtors):
-        client = state.clients[name]
+        client = state.client(name)
+        assert client is not None
         debt = client.debts[engine.info.id]
         debt.written_off += debt.unconsumed
         debt.unconsumed = 0
@@ -348,7 +389,7 @@ def remove_engines(state: State, engines: Sequence[Engine], what: str, reason: s
     for engine in engines:
         fail_all(state, engine, what, reason)
         for name in list(engine.debtors):
-            state.write_off(state.clients[name], engine)
+            state.write_off(state.client(name), engine)  # type: ignore[arg-type]
         state.bury(engine.info.id, f"it {what}: {reason}")
         del state.engines[engine.info.id]
         del engine.world.engines[engine.info.id]

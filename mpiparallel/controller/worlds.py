@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from mpiparallel import __version__
-from mpiparallel.controller import questions, work
+from mpiparallel.controller import again, questions, work
 from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
-from mpiparallel.controller.state import Engine, Peer, State, World
+from mpiparallel.controller.state import Engine, Peer, Request, State, World
 from mpiparallel.wire.messages import (
     Consumed,
     EngineInfo,
@@ -29,6 +31,7 @@ from mpiparallel.wire.messages import (
 
 MAX_ENGINES = 1 << 31
 ADRIFT_FOR = 15.0  # seconds that a world has to find a new bridge
+CUT_FOR = 60.0  # ... to connect again when its connection was lost, or the controller
 
 
 # ---------------------------------------------------------------- coming
@@ -79,24 +82,34 @@ def hello(state: State, sender: Peer, hello: HelloWorld, now: float) -> None:
         world = _register(state, sender, hello, now)
         _welcome(state, world)
         state.tell_clients(EnginesChanged([engine.info for engine in world.engines.values()]))
-    bridge = world.lost_bridge or world.bridge_label
+    bridge = world.lost_bridge if world.lost_bridge >= 0 else world.bridge
     engines_lost(state, world, [world.first + rank for rank in hello.lost], "its process died")
     if world.name not in state.worlds:
         state.send(sender, Refused(f"all engines of world {world.name!r} are gone"))
     elif known and world.peer == sender:
         _welcome(state, world)
     elif known:
-        _reconnect(state, world, sender, hello, bridge)
+        _reconnect(state, world, sender, hello, bridge, now)
     world.heard = now
 
 
 def _welcome(state: State, world: World) -> None:
-    state.tell(world, WelcomeWorld(__version__, state.cluster_id, list(world.numbers), state.heartbeat))
+    numbers = list(world.numbers)
+    state.tell(world, WelcomeWorld(__version__, state.cluster_id, numbers, state.heartbeat, state.instance))
 
 
 def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> World:
     first = state.next_engine if hello.first < 0 else hello.first
     world = World(hello.name, sender, hello, now, first=first)
+    add(state, world)
+    state.lost.pop(hello.engine_set, None)
+    state.peers[sender] = world
+    return world
+
+
+def add(state: State, world: World) -> None:
+    """Put a new world and its engines into the tables."""
+    hello, first = world.hello, world.first
     world.advance(WorldEvent.REGISTERED)
     size = len(hello.hosts)
     for rank, (host, pid) in enumerate(zip(hello.hosts, hello.pids, strict=True)):
@@ -105,17 +118,17 @@ def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> Worl
         engine.advance(EngineEvent.REGISTERED)
         state.engines[number] = world.engines[number] = engine
         state.gone.pop(number, None)
-    state.lost.pop(hello.engine_set, None)
     state.next_engine = max(state.next_engine, first + size)
-    state.worlds[hello.name] = state.peers[sender] = world
-    return world
+    state.worlds[hello.name] = world
+    state.changed = True
 
 
-def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, bridge: str) -> None:
+def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, bridge: int, now: float) -> None:
     """Let a world that is known go on over a new connection.
 
-    A new bridge says which requests each rank holds. From the old one nobody can tell whether a request or a
-    result was lost on its way; so all that is open fails rather than hangs, and a result that comes
+    A world says which requests each rank holds. What it does not hold never came there, and is sent again;
+    unless its `bridge` has died: then it may have been done, and its result be lost. Of a world that does not
+    say nobody can tell either. What cannot be told fails rather than hangs, and a result that comes
     nevertheless is not passed on. What has not been sent yet is open in any case.
     """
     questions.world_gone(state, world)
@@ -124,32 +137,23 @@ def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, brid
         state.send(world.peer, Refused("a newer connection has taken this one's place"))
     state.adrift.pop(world.name, None)
     world.advance(WorldEvent.RECONNECTED)
-    world.adrift_reason = world.lost_bridge = ""
+    world.adrift_reason, world.lost_bridge, world.cut = "", -1, False
     world.peer, world.watched = sender, False
     state.peers[sender] = world
     _welcome(state, world)
-    unsent = {
-        (message.header.request, number)
-        for message in world.waiting
-        if isinstance(message.header, Submit)
-        for number in message.header.engines
-    }
-    for number, engine in list(world.engines.items()):
+    held = hello.held
+    if world.restored:
+        world.restored = False
+        held = [[] for _ in hello.hosts] if held is None else held
+        again.adopt(state, world, msgspec.structs.replace(hello, held=held), now)
+    for engine in world.engines.values():
         engine.advance(EngineEvent.RECONNECTED)
-        held = frozenset(hello.held[number - world.first] if hello.held is not None else ())
-        for name in list(engine.open):
-            if name in held or (name, number) in unsent:
-                continue
-            task = msg_id(name, number)
-            if hello.held is None:
-                why = f"Engine {number} was cut off while running task {task}: its world had to connect again"
-            else:
-                why = f"Task {task} has failed: its request or its result was lost when {bridge} died"
-            work.fail(state, state.requests[name], number, why, engine)
-        if hello.held is not None:
-            work.write_off(state, engine)
+    if held is None:
+        _all_is_lost(state, world)
+    else:
+        _sort_out(state, world, held, bridge)
     credit, world.credit = world.credit.copy(), type(world.credit)()
-    for number, size in credit.items() if hello.held is None else ():
+    for number, size in credit.items() if held is None else ():
         if number in world.engines:
             state.tell(world, Consumed(number, size))
     work.send_waiting(state, world)
@@ -157,6 +161,68 @@ def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, brid
     if stopped:
         state.tell(world, Stop(stopped, reason="they were stopped before"))
     _check_engines(world)
+    check_paused(state, now)
+
+
+def _unsent(world: World) -> set[tuple[str, int]]:
+    """Return what waits here for the world to be back: it cannot be lost."""
+    return {
+        (message.header.request, number)
+        for message in world.waiting
+        if isinstance(message.header, Submit)
+        for number in message.header.engines
+    }
+
+
+def _all_is_lost(state: State, world: World) -> None:
+    unsent = _unsent(world)
+    for number, engine in list(world.engines.items()):
+        for name in list(engine.open):
+            if (name, number) not in unsent:
+                task = msg_id(name, number)
+                why = f"Engine {number} was cut off while running task {task}: its world had to connect again"
+                work.fail(state, state.requests[name], number, why, engine)
+
+
+def _sort_out(state: State, world: World, held: list[list[str]], bridge: int) -> None:
+    """Go on with what the ranks of a world hold, and see to what they do not."""
+    unsent = _unsent(world)
+    lost: list[tuple[Request, int]] = []
+    for number, engine in list(world.engines.items()):
+        present = frozenset(held[number - world.first])
+        late: set[str] = set()  # clients of whom something was lost: what they sent later comes after it
+        for name in list(engine.open):
+            request = state.requests[name]
+            if name in present:
+                again.found(state, request.client, number, name)
+                continue
+            sent = (name, number) not in unsent
+            if sent and name in state.missing.get((request.client, number), ()):
+                sent = state.missing[request.client, number][name]
+            if not sent and (name, number) in unsent and request.client not in late:
+                continue
+            if sent and bridge in world.dead:
+                why = (
+                    f"Task {msg_id(name, number)} has failed: its request or its result was lost when "
+                    f"{world.bridge_label(bridge)} died"
+                )
+                work.fail(state, request, number, why, engine)
+            else:
+                late.add(request.client)
+                lost.append((request, number))
+        work.write_off(state, engine)
+    for request, number in again.lost(state, world, lost):
+        why = (
+            f"Task {msg_id(request.name, number)} has failed: it was lost on its way, and its client is gone"
+        )
+        work.fail(state, request, number, why, world.engines[number])
+
+
+def check_paused(state: State, now: float) -> None:
+    """Let balanced tasks be placed again when all worlds are back, or have had the time."""
+    if state.paused:
+        waiting = any(world.restored for world in state.adrift.values())
+        state.paused = waiting and now < state.paused_until
 
 
 def _check_engines(world: World) -> None:
@@ -171,7 +237,9 @@ def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str
     """Bury engines of a world that goes on; those that are gone already are passed over."""
     numbers = [number for number in numbers if number in world.numbers]
     dead = [world.engines[number] for number in numbers if number in world.engines]
-    world.dead.update(numbers)
+    if not world.dead.issuperset(numbers):
+        world.dead.update(numbers)
+        state.changed = True
     for engine in dead:
         engine.advance(EngineEvent.DIED)
     work.remove_engines(state, dead, "died", reason)
@@ -185,28 +253,54 @@ def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str
         _check_engines(world)
 
 
-def bridge_lost(state: State, world: World, bridge: str, reason: str, now: float) -> None:
-    """Let a world that survives go adrift: its connection, or the process that held it, is gone."""
+def go_adrift(
+    state: State, world: World, reason: str, now: float, bridge: int = -1, cut: bool = False
+) -> None:
+    """Let a world go on alone: its connection is `cut`, or the process that held it is gone.
+
+    `bridge` is the engine that held it, when that has been buried already.
+    """
     assert world.peer is not None
-    world.advance(WorldEvent.BRIDGE_LOST)
-    world.adrift_since, world.adrift_reason, world.lost_bridge = now, reason, bridge
     del state.peers[world.peer]
-    world.peer, world.watched = None, False
-    state.adrift[world.name] = world
+    world.lost_bridge = bridge if bridge >= 0 else world.bridge
+    _set_adrift(state, world, reason, now + (CUT_FOR if cut else ADRIFT_FOR), cut)
     questions.world_gone(state, world)
 
 
+def _set_adrift(state: State, world: World, reason: str, until: float, cut: bool) -> None:
+    world.advance(WorldEvent.BRIDGE_LOST)
+    world.adrift_reason, world.adrift_until, world.cut = reason, until, cut
+    world.peer, world.watched = None, False
+    state.adrift[world.name] = world
+
+
+def restore(state: State, world: World, stopped: Iterable[int], now: float) -> None:
+    """Put in a world that an earlier run of the controller had, which is to connect again."""
+    add(state, world)
+    for number in (*world.dead, *stopped):
+        engine = world.engines.pop(number)
+        del state.engines[number]
+        engine.advance(EngineEvent.DIED)
+        state.bury(number, "it died, left or was stopped")
+    world.restored, world.lost_bridge = True, world.bridge
+    _set_adrift(state, world, "the controller was started again", now + CUT_FOR, cut=True)
+
+
 def tick(state: State, now: float) -> None:
-    """Give up worlds that have found no new bridge."""
+    """Give up worlds that have not connected again."""
+    check_paused(state, now)
     for world in list(state.adrift.values()):
-        if now - world.adrift_since >= ADRIFT_FOR:
-            reason = f"{world.adrift_reason}; no other rank has connected within {ADRIFT_FOR:.0f} s"
+        if now >= world.adrift_until:
+            within = f"{CUT_FOR if world.cut else ADRIFT_FOR:.0f} s"
+            what = "it has not" if world.cut else "no other rank has"
+            reason = f"{world.adrift_reason}; {what} connected within {within}"
             forget(state, world, reason, WorldEvent.LOST)
 
 
 def due(state: State) -> float:
     """Return when `tick` has something to do: a time, or infinity."""
-    return min((world.adrift_since + ADRIFT_FOR for world in state.adrift.values()), default=float("inf"))
+    until = min((world.adrift_until for world in state.adrift.values()), default=float("inf"))
+    return min(until, state.paused_until) if state.paused else until
 
 
 # ---------------------------------------------------------------- going
@@ -224,6 +318,7 @@ def stop_engines(state: State, numbers: Sequence[int], reason: str) -> None:
             engine.advance(EngineEvent.STOPPED)
         work.remove_engines(state, engines, "was stopped", reason)
         stopped += present
+        state.changed = True
         _check_engines(world)
     if stopped:
         state.tell_clients(EnginesChanged(removed=stopped, reason=reason))
@@ -236,6 +331,7 @@ def forget(state: State, world: World, reason: str, event: WorldEvent) -> None:
         del state.peers[world.peer]
     state.adrift.pop(world.name, None)
     del state.worlds[world.name]
+    state.changed = True
     engines = list(world.engines.values())
     for engine in engines:
         engine.advance(EngineEvent.WORLD_GONE)

@@ -37,6 +37,10 @@ class Driver:
     def lose(self, peer: Peer, reason: str = "cable cut") -> None:
         self._deliver(self.hub.lost(peer, reason, self.now))
 
+    def cut(self, peer: Peer, reason: str = "cable cut") -> None:
+        """Let a connection be lost whose peer lives on."""
+        self._deliver(self.hub.cut(peer, reason, self.now))
+
     def die(self, world: str, engines: list[int], reason: str = "killed") -> None:
         """Let processes of a world end, as the server sees it."""
         self._deliver(self.hub.engines_lost(world, engines, reason, self.now))
@@ -78,6 +82,6 @@ class Driver:
         state = self.hub.state
         for table in (
             state.peers, state.clients, state.worlds, state.adrift, state.engines, state.requests,
-            state.asked, state.out,
+            state.asked, state.out, state.kept, state.missing, state.away, state.settled,
         ):  # fmt: skip
             assert not table

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from mpiparallel.controller.hub import PERMITTED
+from mpiparallel.controller.lives import WorldState
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
@@ -497,8 +498,14 @@ class TestLiveness:
         assert hub.heard("w") == [Heartbeat(echo=True)] * 2
         assert hub.heard("a") == []
         hub.tick(1.5)
-        failed, changed = hub.heard("a")
-        assert "nothing was heard of it for 12 s" in failed.failure.evalue
+        assert hub.hub.state.worlds["w"].state is WorldState.ADRIFT
+        assert hub.heard("a") == []
+        for _ in range(6):
+            hub.say("a", Heartbeat())
+            hub.tick(10.0)
+        failed, changed = (one for one in hub.heard("a") if not isinstance(one, Heartbeat))
+        why = "nothing was heard of it for 12 s; it has not connected within 60 s"
+        assert why in failed.failure.evalue
         assert changed.removed == [0]
 
     def test_a_watched_peer_may_be_silent_for_ever(self) -> None:

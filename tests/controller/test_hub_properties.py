@@ -30,8 +30,10 @@ from mpiparallel.wire.messages import (
     Lacks,
     Message,
     Output,
+    Received,
     Refused,
     Result,
+    Settled,
     Signal,
     Stop,
     Submit,
@@ -102,6 +104,7 @@ class ManyPeers(RuleBasedStateMachine):
         if isinstance(header, Result):
             assert self.asked[header.request, header.engine] == name
             self.answered[header.request, header.engine] += 1
+            self.say(self.clients[name], Received(1))
         if isinstance(header, Answer) and (name, header.query) in self.queries:
             self.replied[name, header.query] += 1
             places = msgspec.convert(header.value, list[Place])
@@ -125,6 +128,8 @@ class ManyPeers(RuleBasedStateMachine):
                 assert self.engines[engine] == name
                 self.ran[header.request, engine] += 1
                 self.route[header.request, engine] = self.worlds[name]
+        if isinstance(header, Settled):
+            assert len(header.requests) == len(header.engines) > 0
         if isinstance(header, Consumed):
             self.credited[header.engine] += header.size
         if isinstance(header, Supply):
@@ -453,7 +458,7 @@ class ManyPeers(RuleBasedStateMachine):
         state = self.hub.state
         for table in (
             state.peers, state.clients, state.worlds, state.adrift, state.engines, state.requests,
-            state.asked, state.out,
+            state.asked, state.out, state.kept, state.missing, state.away,
         ):  # fmt: skip
             assert not table, "something was left behind"
         self.nothing_happens_twice()

@@ -20,6 +20,7 @@ from mpiparallel.wire.messages import (
     Notice,
     Output,
     Refused,
+    Resend,
     Result,
     Signal,
     Stop,
@@ -197,18 +198,24 @@ class TestNewBridge:
         monkeypatch.setattr(tables, "MAX_WAITING_BYTES", 100)
         hub.die("w", [0])
         hub.heard("a")
-        hub.submit("a", 1, [1], bytes(101))
-        assert "its world has no bridge (killed), and 0 messages wait" in failures(hub)[1]
-        hub.submit("a", 2, [1], bytes(100))
-        hub.submit("a", 3, [1], b"x")
-        assert list(failures(hub)) == [1]
-        hub.submit("a", 4, [1])
-        hub.submit("a", 5, [1, 2])
-        assert list(failures(hub)) == [1, 2]
+        hub.submit("a", 1, [1], bytes(100))
+        hub.submit("a", 2, [1], b"x")
+        hub.submit("a", 3, [1])
+        hub.submit("a", 4, [2])
+        hub.submit("a", 5, [3])
         hub.say("a", Signal([3], 2, query=1))
         assert "Engine 3 cannot take more" in hub.heard("a")[0].failure.evalue
-        assert [header.request for header in recover(hub, [0], [[]] * 4)] == ["a-2", "a-4"]
+        # What there was no room for is sent again by its client, and so is what comes after it.
+        assert [header.request for header in recover(hub, [0], [[]] * 4)] == ["a-1", "a-4"]
+        assert hub.heard("a") == [Resend("a-2", [1]), Resend("a-3", [1]), Resend("a-5", [3])]
         assert hub.hub.state.worlds["w"].waiting_bytes == 0
+        hub.submit("a", 6, [1])
+        assert hub.heard("a") == [Resend("a-6", [1])]
+        for number in (2, 3, 6):
+            hub.submit("a", number, [1], again=True)
+        assert [header.request for header in hub.heard("new")] == ["a-2", "a-3", "a-6"]
+        hub.submit("a", 7, [1])
+        assert [header.request for header in hub.heard("new")] == ["a-7"]
 
     def test_credit_begins_anew(self, hub: Driver) -> None:
         def output(peer: str, size: int) -> None:
