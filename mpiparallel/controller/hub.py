@@ -20,7 +20,7 @@ from mpiparallel.connection_file import Role
 from mpiparallel.controller import answers, clients, delivery, questions, work, worlds
 from mpiparallel.controller.lives import WorldEvent, WorldState
 from mpiparallel.controller.records import Record
-from mpiparallel.controller.state import Client, Peer, Send, State, World
+from mpiparallel.controller.state import MAX_PATIENCE, Client, Peer, Send, State, World
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
@@ -122,6 +122,7 @@ class Hub:
     ) -> None:
         self.state = State(cluster_id, about or {}, heartbeat, records)
         self.lost_after = lost_after
+        self.state.patience = min(MAX_PATIENCE, lost_after)
         self.stopping = ""  # the reason, once the controller is to end
 
     # ------------------------------------------------------------ what the server calls

@@ -30,6 +30,7 @@ from mpiparallel.wire.waits import Place
 
 MAX_WAITING = 1000  # messages that wait for the new bridge of a world
 MAX_WAITING_BYTES = 256 << 20
+MAX_PATIENCE = 60.0
 MAX_GONE = 10_000  # engines remembered with what became of them
 MAX_LOST = 1000  # worlds whose death is remembered
 
@@ -244,6 +245,7 @@ class State:
         self.away: dict[str, Client] = {}  # those that may connect again, the longest away first
         self.worlds: dict[str, World] = {}
         self.adrift: dict[str, World] = {}
+        self.patience = MAX_PATIENCE  # seconds that a world has to connect again when its connection is lost
         self.engines: dict[int, Engine] = {}  # those that are up
         self.gone: OrderedDict[int, str] = OrderedDict()  # what became of engines: the newest that went
         self.lost: OrderedDict[str, dict[str, Any]] = OrderedDict()  # worlds that died, by engine set

@@ -31,7 +31,6 @@ from mpiparallel.wire.messages import (
 
 MAX_ENGINES = 1 << 31
 ADRIFT_FOR = 15.0  # seconds that a world has to find a new bridge
-CUT_FOR = 60.0  # ... to connect again when its connection was lost, or the controller
 
 
 # ---------------------------------------------------------------- coming
@@ -263,7 +262,7 @@ def go_adrift(
     assert world.peer is not None
     del state.peers[world.peer]
     world.lost_bridge = bridge if bridge >= 0 else world.bridge
-    _set_adrift(state, world, reason, now + (CUT_FOR if cut else ADRIFT_FOR), cut)
+    _set_adrift(state, world, reason, now + (state.patience if cut else ADRIFT_FOR), cut)
     questions.world_gone(state, world)
 
 
@@ -283,7 +282,7 @@ def restore(state: State, world: World, stopped: Iterable[int], now: float) -> N
         engine.advance(EngineEvent.DIED)
         state.bury(number, "it died, left or was stopped")
     world.restored, world.lost_bridge = True, world.bridge
-    _set_adrift(state, world, "the controller was started again", now + CUT_FOR, cut=True)
+    _set_adrift(state, world, "the controller was started again", now + state.patience, cut=True)
 
 
 def tick(state: State, now: float) -> None:
@@ -291,7 +290,7 @@ def tick(state: State, now: float) -> None:
     check_paused(state, now)
     for world in list(state.adrift.values()):
         if now >= world.adrift_until:
-            within = f"{CUT_FOR if world.cut else ADRIFT_FOR:.0f} s"
+            within = f"{state.patience if world.cut else ADRIFT_FOR:.3g} s"
             what = "it has not" if world.cut else "no other rank has"
             reason = f"{world.adrift_reason}; {what} connected within {within}"
             forget(state, world, reason, WorldEvent.LOST)
