@@ -64,6 +64,7 @@ class Account:
     sent: Counter[str] = field(default_factory=Counter)  # requests by kind
     ended: dict[str, Counter[str]] = field(default_factory=dict)  # outcomes by kind
     open: dict[int, Entry] = field(default_factory=dict)
+    last_ended: int = -1  # the highest number of a job that has ended
     claimed: int = 0  # requests that a successor has seen to the end
     wrong: list[str] = field(default_factory=list)
     next: int = 0  # the number of the next job
@@ -99,6 +100,8 @@ class Account:
         elif len(entry.requests) != len(outcomes):
             self.wrong.append(f"job {number}: {len(outcomes)} of {len(entry.requests)} requests ended")
         self.ended.setdefault(entry.kind, Counter()).update(outcomes)
+        if NEVER_LEFT not in outcomes and CUT_OFF not in outcomes:
+            self.last_ended = max(self.last_ended, int(number))
 
     def _claimed(self, number: str) -> None:
         self.claimed += len(self.open[int(number)].requests or ())
@@ -130,28 +133,32 @@ class Sender:
         self.claim(account)
 
     def claim(self, account: Account) -> None:
-        """Ask for the results of what a predecessor has sent."""
+        """Ask for the results of what a predecessor has sent.
+
+        What it sent last may never have left it, if it was killed; but then nothing left it after that.
+        """
+        found: dict[int, Job] = {}
         for number, entry in account.open.items():
-            if entry.requests is None:
-                self.ledger.write("ended", number, CUT_OFF)
-                continue
+            requests = entry.requests or []
             try:
                 results = [
-                    self.rc.get_result(ids[0] if len(ids) == 1 else ids, block=False)
-                    for ids in entry.requests
+                    self.rc.get_result(ids[0] if len(ids) == 1 else ids, block=False) for ids in requests
                 ]
-            except KeyError as problem:
-                self.not_known(number, entry, account, str(problem))
+            except KeyError:
                 continue
-            self.ledger.write("claimed", number)
-            job = Job(number, entry.kind, token_of(self.name, number), results, claimed=True)
-            self.jobs.append(job)
-
-    def not_known(self, number: int, entry: Entry, account: Account, said: str) -> None:
-        """Note a job that the controller does not know: it may not have left the client that was killed."""
-        if account.last - entry.at > LOST_WITH_THE_CLIENT:
-            self.complain(number, f"it was sent {account.last - entry.at:.1f} s before the end: {said}")
-        self.ledger.write("ended", number, *[NEVER_LEFT] * len(entry.requests or ()))
+            if results:
+                found[number] = Job(number, entry.kind, token_of(self.name, number), results, claimed=True)
+        last_known = max([account.last_ended, *found])
+        for number, entry in account.open.items():
+            if number in found:
+                self.ledger.write("claimed", number)
+                self.jobs.append(found[number])
+                continue
+            age = account.last - entry.at
+            if number < last_known or age > LOST_WITH_THE_CLIENT:
+                self.complain(number, f"{entry.kind}, {age:.1f} s old, is not known, but {last_known} is")
+            outcome = CUT_OFF if entry.requests is None else NEVER_LEFT
+            self.ledger.write("ended", number, *[outcome] * len(entry.requests or [1]))
 
     def complain(self, number: int, text: str) -> None:
         self.ledger.write("wrong", number, re.sub(r"\s+", " ", text)[:2000])
