@@ -55,7 +55,13 @@ class AsyncResult(Described, concurrent.futures.Future):
         self._left = len(self._tasks)
         self._cached: list[Any] | None = None
         self._children: list[AsyncResult] | None = None  # one for each task, once asked for
+        self._begin()
+        self._follow()
+
+    def _begin(self) -> None:
         self.set_running_or_notify_cancel()  # what was sent cannot be cancelled, only aborted
+
+    def _follow(self) -> None:
         for task in self._tasks:
             task.listen(self._task_done)
         if not self._tasks:

@@ -8,8 +8,10 @@ from typing import Any
 
 from mpiparallel import error
 from mpiparallel.client import locate, waiting
+from mpiparallel.client.balanced import LoadBalancedView
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.control import ControlMixin
+from mpiparallel.client.executor import ViewExecutor
 from mpiparallel.client.metadata import Metadata
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.client.views import BroadcastView, DirectView
@@ -75,6 +77,7 @@ class Client(ControlMixin):
         self.block = False
         self.profile = profile or self._config.profile
         self.cluster = cluster
+        self._dask: Any = None  # dask's scheduler and workers, if there are any
         self.debug = bool(options.get("debug"))
         self.history = History()
         self._connection = Connection(info, self._config, timeout)
@@ -226,6 +229,26 @@ class Client(ControlMixin):
         """Return a view of these engines, as `direct_view`; ``"all"`` means those that are there now."""
         return BroadcastView(self, targets, is_coalescing=is_coalescing, **flags)
 
+    def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
+        """Return a view whose tasks run on whichever of `targets` are free; None: of all there ever are.
+
+        Parameters
+        ----------
+        targets
+            Engines that may be chosen.
+        **flags
+            Of the view: ``block track label after follow timeout retries ranks``.
+        """
+        if not self._connection.engines:
+            self._engine_ids("all")
+        if isinstance(targets, str) and targets == "all":
+            targets = None
+        return LoadBalancedView(self, None if targets is None else self._engine_ids(targets), **flags)
+
+    def executor(self, targets: Any = None) -> ViewExecutor:
+        """Return an executor as of `concurrent.futures`; calls run on whichever of `targets` are free."""
+        return self.load_balanced_view(targets).executor
+
     def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
         """Return a blocking view of `targets`, which IPython's parallel magics use."""
         return self._activate(self.direct_view(targets, block=True), suffix)
@@ -234,6 +257,46 @@ class Client(ControlMixin):
         if not isinstance(suffix, str):
             raise TypeError(f"suffix must be text, not {suffix!r}")
         return view
+
+    # ------------------------------------------------------------ dask
+
+    def become_dask(
+        self,
+        targets: Any = "all",
+        port: int = 0,
+        nanny: bool = False,
+        scheduler_args: dict[str, Any] | None = None,
+        **worker_args: Any,
+    ) -> Any:
+        """Make engines workers of dask too, and return the `distributed.Client` that uses them.
+
+        The scheduler runs here. The engines go on to serve this client.
+
+        Parameters
+        ----------
+        targets
+            Which engines.
+        port
+            Of the scheduler; 0: any.
+        nanny
+            Must be False: an engine cannot be started again on its own.
+        scheduler_args
+            For `distributed.LocalCluster`; ``host`` is the address by which engines reach this host.
+        **worker_args
+            For `distributed.Worker`, such as ``nthreads`` (1 by default).
+        """
+        from mpiparallel.client import dask
+
+        return dask.become(self, targets, port, nanny, scheduler_args, worker_args)
+
+    def stop_dask(self, targets: Any = "all") -> None:
+        """End these engines' dask workers, and dask's scheduler and client with the last of them."""
+        from mpiparallel.client import dask
+
+        dask.stop(self, targets)
+
+    become_distributed = become_dask
+    stop_distributed = stop_dask
 
     # ------------------------------------------------------------ results
 

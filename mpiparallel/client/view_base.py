@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client.asyncresult import AsyncResult
@@ -13,6 +13,7 @@ from mpiparallel.wire.references import Reference
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
+    from mpiparallel.client.executor import ViewExecutor
     from mpiparallel.client.functions import ParallelFunction, RemoteFunction
     from mpiparallel.client.where import Whereabouts
 
@@ -52,6 +53,7 @@ class View:
     """
 
     _flag_names: tuple[str, ...] = ("targets", "block", "track", "label")
+    _executor: ViewExecutor | None = None
 
     def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
         self.client = client
@@ -82,9 +84,16 @@ class View:
             setattr(self, name, value)
         return self
 
+    def temp_flags(self, **flags: Any) -> AbstractContextManager[None]:
+        """Return a context in which these flags are set.
+
+        >>> with view.temp_flags(block=True):  # doctest: +SKIP
+        ...     view.apply(work)
+        """
+        return self._flags_set(flags)
+
     @contextmanager
-    def temp_flags(self, **flags: Any) -> Iterator[None]:
-        """Set flags for the length of a ``with`` block."""
+    def _flags_set(self, flags: dict[str, Any]) -> Iterator[None]:
         saved = {name: getattr(self, name) for name in self._flag_names}
         self.set_flags(**flags)
         try:
@@ -145,15 +154,16 @@ class View:
         targets: Any = None,
         block: bool | None = None,
         track: bool | None = None,
+        kind: type[AsyncResult] = AsyncResult,
     ) -> Any:
-        """Call ``f(*args, **kwargs)`` on each target."""
+        """Call ``f(*args, **kwargs)`` on each target; what it returns is of class `kind`."""
         engines, single = self._resolve(targets)
         block = self._blocks(block)
         tasks = self._submit(
             "apply", engines, block=block, track=track,
             function=dump_function(f), common=objects.dumps((tuple(args), kwargs)),
         )  # fmt: skip
-        return self._finish(AsyncResult(self.client, tasks, name_of(f), single=single), block)
+        return self._finish(kind(self.client, tasks, name_of(f), single=single), block)
 
     def apply(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``f(*args, **kwargs)`` on the engines; return values if the view blocks, else an AsyncResult.
@@ -242,6 +252,15 @@ class View:
         self.client.abort(list(self.outstanding) if jobs is None else jobs, targets, block)
 
     # ------------------------------------------------------------ short-cuts
+
+    @property
+    def executor(self) -> ViewExecutor:
+        """An executor as of `concurrent.futures`, whose calls run by this view."""
+        from mpiparallel.client.executor import ViewExecutor
+
+        if self._executor is None:
+            self._executor = ViewExecutor(self)
+        return self._executor
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[Any, Any]:
         """Return how many tasks these engines have, as `Client.queue_status`."""
