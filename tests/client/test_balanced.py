@@ -28,8 +28,9 @@ def test_a_call_runs_once(fake, client, lview):
 
 def test_flags_are_sent(fake, client, lview):
     first = lview.apply_async(abs, -1)
-    flags = {"retries": 3, "timeout": 5, "after": first, "follow": first.msg_ids, "label": "mine", "targets": [1, 2]}
-    with lview.temp_flags(**flags):
+    with lview.temp_flags(
+        retries=3, timeout=5, after=first, follow=first.msg_ids, label="mine", targets=[1, 2]
+    ):
         assert lview.apply_async(abs, -1).get(10) == 1
     header = fake.headers(Balance)[-1]
     needs = Needs(first.msg_ids)
