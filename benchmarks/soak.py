@@ -6,8 +6,8 @@ another process, which claims what its predecessor has not seen to the end. Ever
 sends and how that ends; at the end all must have ended, once, and as they may. Meanwhile the resident sizes
 of controller, bridges and clients are sampled: in the second half they must not grow.
 
-With two MPIs in reach (``--other-python``, the interpreter of a virtual environment with the other) each runs
-one of the worlds.
+With two MPIs in reach each runs one of the worlds: ``--other-python`` names the interpreter of a virtual
+environment with the other. By default it is the one that ``make`` has made, if it has.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make_argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=30, help="how long (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of when clients leave (default %(default)s)")
-    parser.add_argument("--other-python", default="", help="the interpreter that starts the second world")
+    parser.add_argument("--other-python", default=_other_python(), help="starts the second world")
     parser.add_argument(
         "--growth",
         type=float,
@@ -65,6 +65,15 @@ def make_argument_parser() -> argparse.ArgumentParser:
         "--share", type=float, default=0.05, help="the same as a share of the size; the larger counts"
     )
     return parser
+
+
+def _other_python() -> str:
+    """Return the interpreter of the other virtual environment that the Makefile makes, if it is there."""
+    for name in (".venv-openmpi", ".venv-mpich"):
+        found = ROOT / name
+        if Path(sys.prefix) != found and (found / "bin" / "python").exists():
+            return str(found / "bin" / "python")
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
