@@ -31,6 +31,7 @@ class Config:
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
     lost_after: float = 120.0  # silence after which a peer on another host counts as lost
     orphan_after: float = 120.0  # an engine's patience with a controller that is gone
+    reconnect_for: float = 60.0  # a client's patience with a controller that is gone
     notice_after: float = 30.0  # a wait in MPI that lasts so long is told to the client
     output_window: int = 256 << 10  # output in flight from one engine to the client
     max_frame: int = 16 << 30
@@ -44,7 +45,8 @@ class Config:
         ``MPIPARALLEL_CLUSTER_ID`` (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE``
         (``IPP_NONINTERACTIVE`` too), ``MPIPARALLEL_FT`` (``0``: a world ends with its first rank that dies),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
-        ``_ORPHAN_AFTER``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``, ``_MAX_BACKLOG`` (numbers).
+        ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
+        ``_MAX_BACKLOG`` (numbers).
 
         Raises
         ------
@@ -64,7 +66,7 @@ class Config:
         values["log"] = environ.get("MPIPARALLEL_LOG", "")
         for name, number in (
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
-            ("notice_after", float),
+            ("reconnect_for", float), ("notice_after", float),
             ("output_window", int), ("max_frame", int), ("max_backlog", int),
         ):  # fmt: skip
             variable = "MPIPARALLEL_" + name.upper()

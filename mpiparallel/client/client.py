@@ -73,14 +73,14 @@ class Client(ControlMixin):
         self._config = Config.from_environment()
         if source is None and cluster is not None:
             source = getattr(cluster, "connection_file", None)
-        info = locate.find(source, self._config, timeout, profile, profile_dir, cluster_id)
+        info, path = locate.find(source, self._config, timeout, profile, profile_dir, cluster_id)
         self.block = False
         self.profile = profile or self._config.profile
         self.cluster = cluster
         self._dask: Any = None  # dask's scheduler and workers, if there are any
         self.debug = bool(options.get("debug"))
         self.history = History()
-        self._connection = Connection(info, self._config, timeout)
+        self._connection = Connection(info, self._config, timeout, path)
         # Also at the interpreter's exit, so that a forgotten client does not hold it up.
         self._finalizer = weakref.finalize(self, self._connection.close)
         self.results = self._result_mapping(lambda task: True)

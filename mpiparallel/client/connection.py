@@ -15,6 +15,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from mpiparallel import __version__, error
@@ -29,6 +30,7 @@ from mpiparallel.wire.messages import (
     AnyHeader,
     Ask,
     Balance,
+    Claim,
     EngineInfo,
     Goodbye,
     Hello,
@@ -43,6 +45,7 @@ from mpiparallel.wire.messages import (
 SMALL_FUNCTION = 4096  # bytes up to which a function's frames always travel with the request
 FUNCTIONS = 1000  # digests whose whereabouts are remembered
 CLOSED = "Connections have been closed."
+Question = Ask | Claim | Signal | Stop | Where
 
 
 class Connection:
@@ -56,8 +59,11 @@ class Connection:
         If it turns this client away.
     """
 
-    def __init__(self, info: ConnectionInfo, config: Config, timeout: float) -> None:
+    def __init__(
+        self, info: ConnectionInfo, config: Config, timeout: float, path: Path | None = None
+    ) -> None:
         self.info = info
+        self.path = path  # the file that says where the controller is; a new one may be written
         self.config = config
         self.name = secrets.token_hex(6)
         self.pid = os.getpid()
@@ -66,20 +72,22 @@ class Connection:
         self.pending: dict[str, dict[int, Task]] = {}  # request -> engine -> task
         self.balanced: dict[str, Task] = {}  # those for which the hub chooses the engine, by msg_id
         self.tasks: weakref.WeakValueDictionary[str, Task] = weakref.WeakValueDictionary()
-        self.queries: dict[int, Future[Any]] = {}
+        self.queries: dict[int, tuple[Future[Any], Question]] = {}
         self.changed = threading.Condition()  # engines came or went, or the connection ended
         self.cluster_id = ""
         self.gone: str | None = None  # why there is no connection any more
-        self._lock = threading.Lock()  # over the counters and the table of functions
+        # Over the counters, the tables of functions and the place of a request in the queue: who reconnects
+        # finds it pending and queued, or neither.
+        self._lock = threading.Lock()
         self._requests = 0
         self._questions = 0
         self._known: OrderedDict[bytes, set[int]] = OrderedDict()  # function -> engines that were sent it
         self._hub_knows: OrderedDict[bytes, None] = OrderedDict()  # functions that the hub was sent
         transport = open_transport(info, timeout)
         self.address = transport.address
-        self._io = IOThread(self, transport)
         hello = Hello(version=__version__, name=self.name, host=socket.gethostname(), pid=self.pid)
-        self._io.start(Message(hello), timeout)
+        self._io = IOThread(self, transport, Message(hello))
+        self._io.start(timeout)
 
     def __repr__(self) -> str:
         return f"<Connection {self.name} to {self.address}>"
@@ -116,7 +124,7 @@ class Connection:
         self.check()
         self._io.wait_for_room()
         known = self.engines
-        with self._lock:  # who reconnects finds a request in `pending` and in the queue, or in neither
+        with self._lock:
             self._requests += 1
             request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
             digest, sent_function = self._place_function(function, engines)
@@ -190,21 +198,14 @@ class Connection:
                     request.follow = follow.tasks
                 if track:
                     request.sent = threading.Event()
-            digest = request.function
-            payload: list[Any] = []
-            if digest and digest not in self._hub_knows:
-                self._hub_knows[digest] = None
-                while len(self._hub_knows) > FUNCTIONS:
-                    self._hub_knows.popitem(last=False)
-                payload.extend(function)
-            sent_function = len(payload)
-            payload.extend(common)
+            sent_function = self._function_for_hub(request)
+            payload = [*sent_function, *common]
             header = Balance(
                 request=request.id, client=self.name, verb=verb,  # type: ignore[arg-type]
                 parts=list(map(len, parts)), first=first, common=len(payload),
-                function=digest, function_frames=sent_function, options=options or {}, ranks=ranks,
-                targets=list(targets), retries=retries, timeout=timeout, after=after, follow=follow,
-                label=label or "", submitted=request.submitted,
+                function=request.function, function_frames=len(sent_function), options=options or {},
+                ranks=ranks, targets=list(targets), retries=retries, timeout=timeout, after=after,
+                follow=follow, label=label or "", submitted=request.submitted,
             )  # fmt: skip
             if request.header is None:
                 request.header = header
@@ -237,32 +238,77 @@ class Connection:
         known.update(engines)
         return digest, function
 
+    def _function_for_hub(self, request: Request) -> Sequence[Any]:
+        """Return the frames of a balanced request's function, if the hub has to be sent them."""
+        digest = request.function
+        if not digest or digest in self._hub_knows:
+            return ()
+        self._hub_knows[digest] = None
+        while len(self._hub_knows) > FUNCTIONS:
+            self._hub_knows.popitem(last=False)
+        return request.frames
+
+    def forget(self, task: Task) -> bool:
+        """Take a task that is not done out of the tables; return whether it was there."""
+        if task.request.ranks:
+            return self.balanced.pop(task.msg_id, None) is not None
+        tasks = self.pending.get(task.request.id)
+        found = tasks is not None and tasks.pop(task.engine, None) is not None
+        if not tasks:
+            self.pending.pop(task.request.id, None)
+        return found
+
     # ------------------------------------------------------------ control
 
-    def ask(self, make: Callable[[int], Ask | Signal | Stop | Where]) -> Future[Any]:
-        """Send the question `make(query)` and return the future of its answer."""
+    def ask(self, make: Callable[[int], Question]) -> Future[Any]:
+        """Send the question `make(query)` and return the future of its answer.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no controller at the moment and the question is a signal or an order to stop, which
+            would come late.
+        """
         self.check()
-        with self._lock:
-            self._questions += 1
-            query = self._questions
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-        self.queries[query] = future
-        self._io.send(Message(make(query)))
+        self._io.wait_for_room()
+        future = self._question(make)
         if self.gone is not None:
             self.end(self.gone)
         return future
 
+    def _question(self, make: Callable[[int], Question]) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            self._questions += 1
+            question = make(self._questions)
+            lost = self._io.lost
+            if lost is not None and isinstance(question, (Signal, Stop)):
+                raise RuntimeError(f"{lost} This can be done when it is back.")
+            self.queries[self._questions] = future, question
+            self._io.put(Message(question))
+        self._io.wake()
+        return future
+
+    @property
+    def lost(self) -> str | None:
+        """Why there is no controller at the moment, while it is looked for."""
+        return self._io.lost
+
     def abort(self, tasks: Sequence[Task]) -> None:
         """Ask for these tasks to be taken out of their queues."""
         self.check()
+        self._io.wait_for_room()
         by_request: dict[str, list[int]] = {}
         for task in tasks:
             if not task.done:
-                task.aborting = True
                 by_request.setdefault(task.request.id, []).append(task.number)
-        for request, numbers in by_request.items():
-            self._io.send(Message(Abort(request, numbers)))
+        with self._lock:
+            for task in tasks:
+                task.aborting = True
+            for request, numbers in by_request.items():
+                self._io.put(Message(Abort(request, numbers)))
+        self._io.wake()
 
     def outstanding(self) -> list[Task]:
         """Return the tasks that are not done."""
@@ -303,14 +349,18 @@ class Connection:
         for request in list(self.pending):
             for task in list(self.pending.pop(request, {}).values()):
                 task.finish("error", failure=problem, received=now)
+                if task.request.sent is not None:
+                    task.request.sent.set()
         for name in list(self.balanced):
             balanced = self.balanced.pop(name, None)
             if balanced is not None:
                 balanced.finish("error", failure=problem, received=now)
+                if balanced.request.sent is not None:
+                    balanced.request.sent.set()
         for query in list(self.queries):
-            future = self.queries.pop(query, None)
-            if future is not None:
-                future.set_exception(RuntimeError(reason))
+            asked = self.queries.pop(query, None)
+            if asked is not None:
+                asked[0].set_exception(RuntimeError(reason))
         with self.changed:
             self.changed.notify_all()
 

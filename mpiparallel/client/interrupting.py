@@ -52,7 +52,7 @@ def get(result: AsyncResult) -> Any:
         except KeyboardInterrupt:
             # Who presses twice does not want to wait, but wants it to end.
             connection, left = result._client._connection, [task.engine for task in _left(result)]
-            if left and connection.gone is None:
+            if left and connection.gone is None and connection.lost is None:
                 connection.ask(lambda query: Signal(left, int(signal.SIGINT), query))
         raise
 
@@ -61,7 +61,7 @@ def _end(result: AsyncResult) -> None:
     connection = result._client._connection
     deadline = time.monotonic() + ENDING
     left = _left(result)
-    if not left or connection.gone is not None:
+    if not left or connection.gone is not None or connection.lost is not None:
         return
     connection.abort(left)
     interrupt(connection, _running(connection, left), ENDING)

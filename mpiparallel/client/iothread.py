@@ -1,6 +1,7 @@
 """The thread that owns the client's socket: it sends what is queued, and sorts what arrives.
 
-Made by `connection.Connection`. It keeps no user waiting: values are unpickled elsewhere.
+Made by `connection.Connection`. It keeps no user waiting: values are unpickled elsewhere. When it loses the
+controller it looks for it again (`searching`), and sends once more what is pending (`reconnect`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import weakref
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout  # another class before Python 3.11
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 
 from mpiparallel import error
-from mpiparallel.client import receiving
+from mpiparallel.client import receiving, reconnect
+from mpiparallel.client.searching import BROKEN, Search, gone
 from mpiparallel.client.tasks import Request
 from mpiparallel.client.transport import Transport, is_running
-from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.wire import frames
-from mpiparallel.wire.messages import Heartbeat, Message
+from mpiparallel.wire.messages import Goodbye, Heartbeat, Message
 
 if TYPE_CHECKING:
     from mpiparallel.client.connection import Connection
@@ -42,11 +43,11 @@ Queued = tuple[Message, int, "Request | None"]  # with its size
 class IOThread:
     """Sends and receives for one connection."""
 
-    def __init__(self, connection: Connection, transport: Transport) -> None:
+    def __init__(self, connection: Connection, transport: Transport, hello: Message) -> None:
         # The thread itself holds the connection; this object must not, or they would keep each other alive.
         self._connection = weakref.ref(connection)
-        self._transport = transport
-        self._socket = transport.socket
+        self._hello = hello
+        self._transport: Transport | None = transport
         self._poller = zmq.Poller()
         self._queue: deque[Queued] = deque()
         self._queued_bytes = 0
@@ -56,10 +57,13 @@ class IOThread:
         os.set_blocking(self._wake_writer, False)
         self._unsent: tuple[list[Any], list[Request]] | None = None
         self._full = False  # whether the socket refused it
+        self._up = False  # whether the controller has said welcome on this socket
+        self._trouble: str | None = None  # why this socket is of no use any more
+        self._search: Search | None = None  # while the controller is lost
         self._stop: tuple[str, float] | None = None  # why, and until when what is queued may be sent
         self.welcomed: Future[None] = Future()
         self.heartbeat = connection.config.heartbeat
-        self._lost_after = connection.config.lost_after
+        self._config = connection.config
         self._heard = self._asked = self._looked = time.monotonic()
         self._wake_closing = threading.Lock()
         self._thread = threading.Thread(
@@ -68,12 +72,11 @@ class IOThread:
 
     # ------------------------------------------------------------ users' threads
 
-    def start(self, hello: Message, timeout: float) -> None:
+    def start(self, timeout: float) -> None:
         """Start the thread; return when the controller has said welcome."""
         connection = self._connection()
         assert connection is not None
         self._thread.start()
-        self.send(hello)
         try:
             self.welcomed.result(timeout)
         except FutureTimeout:
@@ -100,6 +103,10 @@ class IOThread:
         if size:
             with self._room:
                 self._queued_bytes += size
+        if tracked is not None and tracked.sent is not None:
+            with self._room:
+                tracked.queued += 1
+                tracked.sent.clear()
         self._queue.append((message, size, tracked))
 
     def wait_for_room(self) -> None:
@@ -126,6 +133,12 @@ class IOThread:
         """Whether the caller runs in this thread."""
         return threading.current_thread() is self._thread
 
+    @property
+    def lost(self) -> str | None:
+        """Why there is no controller at the moment."""
+        search = self._search
+        return search.reason if search is not None else None
+
     def stop(self, farewell: Message | None, reason: str, linger: float) -> None:
         """Send `farewell` and what is queued, end the thread, and wait for that."""
         if self._stop is None:
@@ -140,14 +153,16 @@ class IOThread:
     # ------------------------------------------------------------ the thread
 
     def _run(self, connection: Connection) -> None:
-        self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_reader, zmq.POLLIN)
         try:
-            reason = self._loop(connection)
+            self._loop(connection)
+        except _Ended as ended:
+            reason = str(ended)
         except Exception:
             log.exception("the client's I/O thread failed")
             reason = f"The client's I/O thread failed: {traceback.format_exc()}"
-        self._transport.close(max(0.0, self._stop[1] - time.monotonic()) if self._stop else 0.0)
+        linger = self._stop[1] - time.monotonic() if self._stop is not None and self._up else 0.0
+        self._detach(max(0.0, linger))
         with self._wake_closing:
             os.close(self._wake_writer)
             os.close(self._wake_reader)
@@ -158,67 +173,91 @@ class IOThread:
         with self._room:
             self._room.notify_all()
 
-    def _loop(self, connection: Connection) -> str:
-        """Work until the connection ends; return why."""
+    def _loop(self, connection: Connection) -> NoReturn:
+        """Work until the connection ends, which an exception says."""
+        assert self._transport is not None
+        self._attach(self._transport)
         while True:
-            tick = TICK if self.welcomed.done() else 0.1
+            tick = TICK if self._up else 0.1
             ready = dict(self._poller.poll(int(tick * 1000)))
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
                 self._waking = False
-            if self._socket in ready:
-                reason = self._receive(connection)
-                if reason is not None:
-                    return reason
+            transport = self._transport
+            if transport is not None and transport.monitor in ready:
+                # What was sent before the connection broke is read first: it may be a Goodbye.
+                while self._receive(connection, transport):
+                    pass
+                self._look_at_handshake(transport)
+            elif transport is not None and transport.socket in ready:
+                self._receive(connection, transport)
             self._flush()
             now = time.monotonic()
-            if self._stop is not None and (self._unsent is None or now > self._stop[1]):
-                return self._stop[0]
+            if self._stop is not None and (self._unsent is None or not self._up or now > self._stop[1]):
+                raise _Ended(self._stop[0])
             if now - self._looked >= tick:
                 self._looked = now
-                reason = self._look_after(connection.info, now)
-                if reason is not None:
-                    return reason
+                if self._up:
+                    self._look_after(connection, now)
+            if self._trouble is not None:
+                self._lose(connection, now)
+            if self._search is not None and not self._up:
+                self._go_on_searching(connection, self._search, now)
 
-    def _receive(self, connection: Connection) -> str | None:
-        """Take what has arrived; return why the controller has ended the connection, if it has."""
+    def _receive(self, connection: Connection, transport: Transport) -> bool:
+        """Take some of what has arrived; return whether there was anything."""
         messages: list[Message] = []
         for _ in range(100):
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                parts = transport.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             try:
                 messages.extend(frames.unpack(parts))
             except error.WireError as problem:
-                return f"The controller at {connection.address} does not speak our protocol: {problem}"
+                raise _Ended(
+                    f"The controller at {transport.address} does not speak our protocol: {problem}"
+                ) from None
+        if not messages:
+            return False
         self._heard = self._asked = time.monotonic()
-        if not self.welcomed.done():
-            self._transport.stop_monitoring()
-        return receiving.receive(connection, self, messages)
+        reason = receiving.receive(connection, self, messages)
+        if reason is not None:
+            raise _Ended(reason)
+        return True
 
     # ------------------------------------------------------------ sending
 
     def _flush(self) -> None:
         """Send what is queued as far as the socket takes it."""
+        if not self._up or self._transport is None:
+            return
         full = False
         while self._unsent is not None or self._queue:
             if self._unsent is None:
                 self._unsent = self._next_batch()
             parts, tracked = self._unsent
             try:
-                self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                self._transport.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 full = True
                 break
-            for request in tracked:
-                request.trackers = [part.tracker for part in parts if isinstance(part, zmq.Frame)]
-                assert request.sent is not None
-                request.sent.set()
+            if tracked:
+                self._note_sent(parts, tracked)
             self._unsent = None
         if full != self._full:
             self._full = full
-            self._poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if full else 0))
+            self._poller.register(self._transport.socket, zmq.POLLIN | (zmq.POLLOUT if full else 0))
+
+    def _note_sent(self, parts: list[Any], tracked: list[Request]) -> None:
+        trackers = [part.tracker for part in parts if isinstance(part, zmq.Frame)]
+        with self._room:
+            for request in tracked:
+                request.trackers = [*request.trackers, *trackers]
+                request.exposed = True
+                request.queued -= 1
+                if not request.queued and request.sent is not None:
+                    request.sent.set()
 
     def _next_batch(self) -> tuple[list[Any], list[Request]]:
         messages: list[Message] = []
@@ -233,33 +272,113 @@ class IOThread:
         if size:
             with self._room:
                 self._queued_bytes -= size
-                self._room.notify_all()
+        with self._room:
+            self._room.notify_all()
         parts = frames.pack(messages)
         if tracked:
             parts[1:] = [zmq.Frame(part, track=True, copy=False) for part in parts[1:]]
         return parts, tracked
 
+    def drop_queue(self) -> None:
+        """Forget what is queued, except a goodbye: what is still of use is queued anew."""
+        kept: list[Queued] = []
+        with self._room:
+            while self._queue:
+                item = self._queue.popleft()
+                self._queued_bytes -= item[1]
+                if isinstance(item[0].header, Goodbye):
+                    kept.append(item)
+        self._queue.extend(kept)
+
     # ------------------------------------------------------------ the controller's pulse
 
-    def _look_after(self, info: ConnectionInfo, now: float) -> str | None:
-        """Return why the controller must be taken for gone, if so."""
-        if not self.welcomed.done():
-            return self._transport.handshake_problem()
+    def _look_after(self, connection: Connection, now: float) -> None:
+        """Note when the controller must be taken for gone; ask for a sign of life."""
+        assert self._transport is not None
+        info = connection.info
         if self._transport.address == info.local:
-            if not is_running(info.pid):
-                return (
-                    f"The controller (process {info.pid} on {info.host}) is gone: it ended without a word. "
-                    + ADVICE
-                )
-        elif now - self._heard > self._lost_after:
-            return (
-                f"The controller on {info.host} has not been heard of for {self._lost_after:g} s. " + ADVICE
+            # Without a file nobody tells the process of one that was started again.
+            if connection.path is not None and not is_running(info.pid):
+                self._trouble = gone(info)
+        elif now - self._heard > self._config.lost_after:
+            self._trouble = (
+                f"The controller on {info.host} has not been heard of for {self._config.lost_after:g} s."
             )
         if now - self._heard > self.heartbeat and now - self._asked > self.heartbeat:
             self._asked = now
             self._queue.append((Message(Heartbeat(echo=True)), 0, None))
             self._flush()
-        return None
+
+    def _look_at_handshake(self, transport: Transport) -> None:
+        """See what ZeroMQ says of the connection."""
+        problem, broken = transport.look()
+        if not self.welcomed.done():
+            if problem is not None:
+                raise _Ended(problem)
+        elif problem is not None or broken:
+            self._trouble = self._trouble or BROKEN
+
+    # ------------------------------------------------------------ losing it, and finding it again
+
+    def welcome(self, connection: Connection) -> None:
+        """Begin to send: the controller has said welcome on this socket."""
+        self._up = True
+        if not self.welcomed.done():
+            self.welcomed.set_result(None)
+            return
+        count = reconnect.send_again(connection, self)
+        if self._search is not None:
+            self._search.found(connection.info, count)
+            self._search = None
+
+    def disown(self, reason: str) -> None:
+        """Take note that the controller has forgotten this client, which has to say Hello once more."""
+        self._trouble = self._trouble or reason
+
+    def _attach(self, transport: Transport) -> None:
+        self._transport = transport
+        self._full = False
+        self._poller.register(transport.socket, zmq.POLLIN)
+        self._poller.register(transport.monitor, zmq.POLLIN)
+        transport.socket.send_multipart(frames.pack([self._hello]))
+
+    def _detach(self, linger: float) -> None:
+        transport, self._transport = self._transport, None
+        self._unsent, self._up = None, False
+        if transport is not None:
+            self._poller.unregister(transport.socket)
+            self._poller.unregister(transport.monitor)
+            transport.close(linger)
+
+    def _lose(self, connection: Connection, now: float) -> None:
+        """Give up this socket."""
+        assert self._trouble is not None
+        self._detach(0.0)
+        if self._search is None:
+            self._search = Search(
+                connection.info, connection.path, self._trouble, self._config.reconnect_for, now
+            )
+            reconnect.fail_signals(connection, self._search.reason)
+        else:
+            self._search.failed(now)
+        self._trouble = None
+
+    def _go_on_searching(self, connection: Connection, search: Search, now: float) -> None:
+        """Look for the controller; give up when it was stopped in order, or took too long."""
+        reason = search.over(now)
+        if reason is not None:
+            raise _Ended(reason)
+        if self._transport is not None:
+            if search.in_vain(connection.info, now):
+                self._trouble = BROKEN
+            return
+        found = search.open(now)
+        if found is not None:
+            connection.info, transport = found
+            connection.address = transport.address
+            self._heard = self._asked = now
+            self._attach(transport)
 
 
-ADVICE = "Connections have been closed. Start a cluster and create a new Client."
+class _Ended(Exception):
+    """The connection has ended for good; the text says why."""

@@ -203,4 +203,3 @@ class LazyMapIterator(Iterator[Any]):
         if problem is not None:
             raise problem
         raise StopIteration
-

@@ -28,8 +28,8 @@ def find(
     profile: str | None = None,
     profile_dir: Any = None,
     cluster_id: str | None = None,
-) -> ConnectionInfo:
-    """Return the connection info in `source` (a path or a dict), or that of a profile's cluster.
+) -> tuple[ConnectionInfo, Path | None]:
+    """Return the connection info in `source` (a path or a dict) or that of a profile's cluster; and its file.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def find(
     if isinstance(source, Mapping):
         info = connection_file.parse(json.dumps(dict(source)))
         check(info, "the connection info")
-        return info
+        return info, None
     if source is not None:
         if not isinstance(source, (str, os.PathLike)):
             raise TypeError(f"a client needs the path of a connection file, or its content, not {source!r}")
@@ -55,8 +55,9 @@ def find(
         path = Path(source).expanduser()
         if path.is_dir():
             path = path / NAME
-        return load(path, timeout)
-    return load(cluster_file(config, profile, profile_dir, cluster_id), timeout)
+    else:
+        path = cluster_file(config, profile, profile_dir, cluster_id)
+    return load(path, timeout), path.absolute()
 
 
 def cluster_file(config: Config, profile: str | None, profile_dir: Any, cluster_id: str | None) -> Path:

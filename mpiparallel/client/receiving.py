@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel import error
+from mpiparallel.client import reconnect
 from mpiparallel.client.tasks import Task
 from mpiparallel.wire.messages import (
     NOBODY,
@@ -22,6 +23,7 @@ from mpiparallel.wire.messages import (
     Output,
     Received,
     Refused,
+    Resend,
     Result,
     Supply,
     Welcome,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mpiparallel")
 
+STRANGER = "from a peer that has not said Hello"  # how the hub's refusals to those it does not know end
 DEPARTED = 10_000  # engines whose end is remembered
 
 
@@ -52,7 +55,9 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
         elif isinstance(header, EnginesChanged):
             _engines_changed(connection, header)
         elif isinstance(header, Answer):
-            _answer(connection.queries.pop(header.query, None), header)
+            asked = connection.queries.pop(header.query, None)
+            if asked is not None:
+                _answer(asked[0], header)
         elif isinstance(header, Notice):
             _notice(connection, header)
         elif isinstance(header, Lacks):
@@ -66,6 +71,8 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
             _welcome(connection, thread, header)
         elif isinstance(header, Refused):
             reason = _refused(connection, thread, header) or reason
+        elif isinstance(header, Resend):
+            reconnect.resend(connection, thread, header)
         elif isinstance(header, Goodbye):
             why = f": {header.reason}" if header.reason else ""
             reason = f"The controller is gone{why}. Connections have been closed."
@@ -96,11 +103,10 @@ def _balanced_result(connection: Connection, task: Task, header: Result, payload
         if task.parts is None:
             task.parts = {}
         task.parts[engine] = (header, payload)
-        if len(task.parts) == task.request.ranks:
-            del connection.balanced[header.request]
+        if len(task.parts) == task.request.ranks and connection.forget(task):
             task.finish_gang(connection.engines, time.time())
         return
-    del connection.balanced[header.request]
+    connection.forget(task)
     task.parts = None
     task.engine = engine
     task.info = connection.engines.get(engine)
@@ -141,9 +147,7 @@ def _engines_changed(connection: Connection, header: EnginesChanged) -> None:
         connection.changed.notify_all()
 
 
-def _answer(future: Future[Any] | None, header: Answer) -> None:
-    if future is None:
-        return
+def _answer(future: Future[Any], header: Answer) -> None:
     if header.failure is None:
         future.set_result(header.value)
     else:
@@ -165,21 +169,25 @@ def _function(connection: Connection, digest: bytes) -> Any:
 
 def _welcome(connection: Connection, thread: IOThread, header: Welcome) -> None:
     connection.cluster_id = header.cluster_id
-    connection.engines = {
-        engine.id: engine for engine in sorted(header.engines, key=lambda engine: engine.id)
-    }
     thread.heartbeat = min(thread.heartbeat, header.heartbeat)
-    if not thread.welcomed.done():
-        thread.welcomed.set_result(None)
+    present = {engine.id for engine in header.engines}
+    left = [engine for engine in connection.engines if engine not in present]
+    why = "it was not there when this client had found the controller again"
+    _engines_changed(connection, EnginesChanged(header.engines, left, why))
+    thread.welcome(connection)
 
 
 def _refused(connection: Connection, thread: IOThread, header: Refused) -> str | None:
     """Fail the request that was refused; without one, the whole client was."""
+    if header.reason.endswith(STRANGER) and thread.welcomed.done():
+        # It was given up, or the controller is another, which has been started in the meantime.
+        thread.disown(f"The controller on {connection.info.host} had forgotten this client.")
+        return None
     if header.request:
         tasks = list(connection.pending.pop(header.request, {}).values())
         for task in list(connection.balanced.values()):
             if task.request.id == header.request:
-                del connection.balanced[task.msg_id]
+                connection.forget(task)
                 tasks.append(task)
         for task in tasks:
             task.finish("error", failure=error.ConnectionRefused(header.reason), received=time.time())

@@ -50,6 +50,8 @@ class Request:
     frames: Sequence[Any] = ()  # the function's, in case somebody lacks it
     sent: threading.Event | None = None  # set when the I/O thread has sent it, if it is tracked
     trackers: Sequence[Any] = ()
+    queued = 0  # messages of a tracked request that are not sent yet
+    exposed = False  # whether a tracked request's data may have changed since it was sent
     after: list[str] | None = None
     follow: list[str] | None = None
 

@@ -29,9 +29,11 @@ class Transport:
     monitor: zmq.Socket[Any]
     address: str
 
-    def handshake_problem(self) -> str | None:
-        """Return what has gone wrong with the encrypted handshake, if something has."""
-        problem = None
+    def look(self) -> tuple[str | None, bool]:
+        """Return what has gone wrong with the encrypted handshake, if something has, and whether the
+        connection is broken.
+        """
+        problem, broken = None, False
         while self.monitor.poll(0):
             event = parse_monitor_message(self.monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -40,17 +42,14 @@ class Transport:
                 problem = (
                     "the encrypted handshake failed: the connection file is of another run of the controller"
                 )
-        return problem
-
-    def stop_monitoring(self) -> None:
-        """Close the monitor, once the handshake is over."""
-        if not self.monitor.closed:
-            self.socket.disable_monitor()
-            self.monitor.close(linger=0)
+            elif event == zmq.EVENT_DISCONNECTED:
+                broken = True
+        return problem, broken
 
     def close(self, linger: float) -> None:
         """Close everything; what is not sent within `linger` seconds is dropped."""
-        self.stop_monitoring()
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
         self.socket.close(linger=int(linger * 1000))
         self.context.term()
 
@@ -74,7 +73,8 @@ def open_transport(info: ConnectionInfo, timeout: float) -> Transport:
         dealer.ipv6 = "[" in address
         dealer.tcp_keepalive = 1
     monitor = dealer.get_monitor_socket(
-        zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        zmq.EVENT_DISCONNECTED
+        | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     )

@@ -28,6 +28,7 @@ from mpiparallel.wire.messages import (
     Answer,
     Ask,
     Balance,
+    Claim,
     Consumed,
     EngineInfo,
     EnginesChanged,
@@ -97,6 +98,16 @@ class FakeController:
         self.ended: set[str] = set()  # balanced tasks
         self.taken: dict[bytes, int] = {}  # Results that each connection has received
         self.batches = 0
+        self.kept: dict[str, list] = {}  # Results by task, for those who ask again
+        self.strict = False  # whether strangers are refused
+        self.start()
+
+    # ---------------------------------------------------------------- for tests
+
+    def start(self, address: str | None = None) -> None:
+        """Begin, or begin again, here or at another address."""
+        self.address = address or self.address
+        self.info = msgspec.structs.replace(self.info, local=self.address)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.sndhwm = 0  # a ROUTER drops what is above
@@ -105,12 +116,20 @@ class FakeController:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    # ---------------------------------------------------------------- for tests
-
     def close(self) -> None:
+        """End without a word."""
         self._stop.set()
         self._thread.join(10)
         assert not self._thread.is_alive()
+
+    def kill(self, forget: bool = True) -> None:
+        """End without a word; one that is started again knows nothing of what it had, unless told so."""
+        self.close()
+        self.clients.clear()
+        self.taken.clear()
+        if forget:
+            for table in (self.queue, self.kept, self.functions, self.lacking, self.left, self.ended):
+                table.clear()
 
     def call(self, function, *args) -> None:
         """Call in the controller's thread, and wait for it."""
@@ -176,6 +195,10 @@ class FakeController:
     def _handle(self, identity: bytes, header, payload) -> None:
         if self.silent:
             return
+        if self.strict and not isinstance(header, Hello) and identity not in self.clients.values():
+            reason = f"{type(header).__name__} from a peer that has not said Hello"
+            self._send(identity, Refused(reason, getattr(header, "request", "")))
+            return
         if isinstance(header, Hello):
             if self.refuse:
                 self._send(identity, Refused(self.refuse))
@@ -184,7 +207,8 @@ class FakeController:
             self._send(identity, Welcome("0", "fake", [engine.info for engine in self.engines.values()], 5.0))
         elif isinstance(header, Submit):
             for engine, own in zip(header.engines, self._parts(header, payload), strict=True):
-                self.queue.append((identity, header, [*payload[: header.common], *own], engine))
+                if not (header.again and self._known(identity, f"{header.request}_{engine}", engine)):
+                    self.queue.append((identity, header, [*payload[: header.common], *own], engine))
         elif isinstance(header, Balance):
             self._balance(identity, header, payload)
         elif isinstance(header, Received):
@@ -208,6 +232,8 @@ class FakeController:
                 self._send(identity, Result(item[1].request, NOBODY, "aborted"))
         elif isinstance(header, Consumed):
             self.consumed[header.engine] = self.consumed.get(header.engine, 0) + header.size
+        elif isinstance(header, Claim):
+            self._claim(identity, header)
         elif isinstance(header, Heartbeat):
             if header.echo:
                 self._send(identity, Heartbeat())
@@ -234,6 +260,8 @@ class FakeController:
         for number, count in enumerate(header.parts, header.first):
             own = [next(rest) for _ in range(count)]
             task = f"{header.request}_{number}"
+            if header.again and self._known(identity, task):
+                continue
             engines = sorted(set(header.targets or self.engines) & set(self.engines))
             failure = self._hopeless(header, engines)
             if failure:
@@ -247,6 +275,26 @@ class FakeController:
                 header.function, len(function), {**header.options, "gang": header.ranks > 1}, header.label,
             )  # fmt: skip
             self.queue.append((identity, submit, [*function, *common, *own], chosen[0]))
+
+    def _known(self, identity: bytes, task: str, engine: int | None = None) -> bool:
+        """Whether a task is queued, or has ended: then its results are sent once more."""
+        for index, item in enumerate(self.queue):
+            name = item[1].request if engine is None else f"{item[1].request}_{item[3]}"
+            if name == task and engine in (None, item[3]):
+                self.queue[index] = (identity, *item[1:])
+                return True
+        for header, payload in self.kept.get(task, []):
+            self._send(identity, header, payload)
+        return task in self.kept
+
+    def _claim(self, identity: bytes, header: Claim) -> None:
+        unknown = [
+            task
+            for task in header.tasks
+            if not self._known(identity, task)
+            and not self._known(identity, task, int(task.rpartition("_")[2]))
+        ]
+        self._send(identity, Answer(header.query, {"unknown": unknown, "tasks": {}}))
 
     def _hopeless(self, header: Balance, engines: list[int]) -> Failure | None:
         known = self.ended | {item[1].request for item in self.queue} | set(self.left)
@@ -360,11 +408,10 @@ class FakeController:
         status = "ok" if failure is None else "error"
         if header.request in self.left:
             self.ended.add(header.request)
-        self._send(
-            identity,
-            Result(header.request, number, status, started, time.time(), failure, engine.count),
-            payload,
-        )
+        result = Result(header.request, number, status, started, time.time(), failure, engine.count)
+        name = header.request if header.request in self.left else f"{header.request}_{number}"
+        self.kept.setdefault(name, []).append((result, payload))
+        self._send(identity, result, payload)
 
     def _do(self, engine: FakeEngine, header: Submit, rest, output):
         names, verb = engine.names, header.verb

@@ -120,19 +120,6 @@ def test_a_controller_that_says_goodbye(fake, client):
         client[0].apply_async(int)
 
 
-def test_a_controller_that_is_killed(fake):
-    process = other_process()
-    with Client(with_pid(fake, process.pid)) as rc:
-        fake.paused.set()
-        pending = rc[0].apply_async(int)
-        process.kill()  # and not waited for: a zombie counts as dead
-        with pytest.raises(error.EngineError, match=rf"process {process.pid} on .* is gone"):
-            pending.get(10)
-        with pytest.raises(RuntimeError, match="is gone"):
-            rc[0].apply_async(int)
-    process.communicate()
-
-
 def test_is_running():
     process = other_process()
     assert is_running(process.pid)
