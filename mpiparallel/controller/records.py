@@ -30,6 +30,8 @@ class Record:
         The Results with their payload, in rank order: one, or one for each rank of a gang.
     inputs
         A `Balance` of this task alone, for those who would have it done once more; None for direct tasks.
+    uuid
+        Which process ran it, or the first of a gang; the hub fills it in when it hands the record out.
     """
 
     task: str
@@ -45,3 +47,13 @@ class Record:
     failure: Failure | None = None
     results: list[Message] = field(default_factory=list)
     inputs: Message | None = None
+    uuid: str = ""
+
+
+@dataclass(slots=True)
+class Printed:
+    """What a task has printed while its client was gone; `kind` is ``stdout`` or ``stderr``."""
+
+    task: str
+    kind: str
+    text: str

@@ -1,0 +1,380 @@
+"""The results that wait: tasks that have ended, written by a thread of its own.
+
+The server puts in what the hub's journal says, and takes out which tasks are on disk and what was asked for::
+
+    store.put(records)         from the loop; costs it next to nothing
+    store.find(task)           the Results, at once, from memory or from the file
+    store.ask(ticket, read)    read(database) in the thread; the answer comes with
+    store.take()               when `store.descriptor` can be read
+
+Small results are on disk a moment after they have come, so that they outlive the controller. Larger ones are
+kept in memory, and go to disk when they are too many, or when their client goes. When the disk is full, or
+fails, a database in memory takes the place of the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpiparallel.controller.database import MAX_TEXT, SMALL, Database
+from mpiparallel.controller.records import Printed, Record
+from mpiparallel.controller.tables import DEFAULTS, NAME, Limits, Tables, Unsuitable
+from mpiparallel.wire.frames import nbytes
+from mpiparallel.wire.messages import Message
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.2  # seconds between transactions
+HURRY = 5000  # records that wait, at which it does not pause
+FULL = 100_000  # records that wait, at which the loop has to
+MAX_TEXTS = 64 << 20  # characters printed by tasks that have not ended
+
+Entry = Record | Printed
+Large = OrderedDict[str, tuple[str, int, list[Message]]]  # client, size, Results; by task
+
+
+class Answered(NamedTuple):
+    """What came of `Store.ask`: a value, or the error."""
+
+    ticket: Any
+    value: Any
+    error: Exception | None
+
+
+class _Job(NamedTuple):
+    ticket: Any
+    read: Callable[[Reader], Any]
+
+
+class _Gone(NamedTuple):
+    client: str
+
+
+class Reader:
+    """All that the store has, for those who ask; used in its thread."""
+
+    def __init__(self, databases: Sequence[Database], large: Large) -> None:
+        self.databases = databases
+        self._large = large
+
+    def results(self, task: str) -> list[Message] | None:
+        """Return the Results of a task, if they are there."""
+        held = self._large.get(task)
+        if held is not None:
+            return held[2]
+        found = (database.results(task) for database in self.databases)
+        return next((one for one in found if one is not None), None)
+
+    def inputs(self, task: str) -> Message | None:
+        """Return the Balance of a task, if it is there."""
+        found = (database.inputs(task) for database in self.databases)
+        return next((one for one in found if one is not None), None)
+
+    def metadata(self, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what is known of these tasks, as far as they are there."""
+        return {task: one for base in reversed(self.databases) for task, one in base.metadata(tasks).items()}
+
+    def search(
+        self, query: dict[str, Any], keys: list[str] | None, newest: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return records of the tasks that a query finds, by the time of submission."""
+        if len(self.databases) == 1:
+            return self.databases[0].search(query, keys, newest)
+        wanted = None if keys is None else [*keys, "submitted"]
+        found = {
+            record["msg_id"]: record
+            for base in reversed(self.databases) for record in base.search(query, wanted, newest)
+        }  # fmt: skip
+        ordered = sorted(found.values(), key=lambda record: record["submitted"] or 0.0)
+        return ordered[-newest:] if newest else ordered
+
+    def history(self) -> list[str]:
+        """Return all tasks by the time of submission."""
+        return [task for base in reversed(self.databases) for task in base.history()]
+
+    def purge(self, tasks: Sequence[str], engines: Sequence[int]) -> None:
+        """Forget these tasks (``["all"]``: all) and those of these engines."""
+        everything = list(tasks) == ["all"]
+        for base in self.databases:
+            if everything:
+                base.forget_where({})
+            else:
+                base.forget(tasks)
+                if engines:
+                    base.forget_where({"engine_id": {"$in": list(engines)}})
+        for task in [*self._large] if everything else tasks:
+            self._large.pop(task, None)
+
+
+class Store:
+    """The store of the controller in `folder`.
+
+    A file there that is not fit for use is moved aside.
+    """
+
+    def __init__(self, folder: Path, limits: Limits = DEFAULTS) -> None:
+        self.path = folder / NAME
+        self.limits = limits
+        self.broken = ""  # why the file is not written any more
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._waiting = 0  # records in the queue; the loop adds, the thread takes away
+        self._room = threading.Condition()
+        self._urgent = threading.Event()
+        self._fresh: dict[str, Record] = {}  # not on disk yet
+        self._large: Large = OrderedDict()
+        self._large_bytes = 0
+        self._texts: OrderedDict[str, list[str]] = OrderedDict()
+        self._text_size = 0
+        self._done: list[Any] = []
+        self._awake, self._bell = socket.socketpair()
+        self._awake.setblocking(False)
+        self._bell.setblocking(False)
+        self._databases = [self._open()]
+        self._reading: Tables | None = None
+        self._thread = threading.Thread(target=self._run, name="mpiparallel-store", daemon=True)
+        self._thread.start()
+
+    @property
+    def descriptor(self) -> int:
+        """Can be read when `take` has something."""
+        return self._awake.fileno()
+
+    # ------------------------------------------------------------ the loop
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Store what has ended. Waits only when very much waits already."""
+        if not entries:
+            return
+        fresh = self._fresh
+        for entry in entries:
+            if type(entry) is Record:
+                fresh[entry.task] = entry
+        with self._room:
+            if self._waiting > FULL:
+                self._urgent.set()
+                self._room.wait_for(lambda: self._waiting <= FULL or not self._thread.is_alive())
+            self._waiting += len(entries)
+            hurry = self._waiting > HURRY
+        self._queue.put(entries)
+        if hurry:
+            self._urgent.set()
+
+    def find(self, task: str) -> list[Message] | None:
+        """Return the Results of a task, if they are there."""
+        record = self._fresh.get(task)
+        if record is not None:
+            return record.results
+        held = self._large.get(task)
+        if held is not None:
+            return held[2]
+        try:
+            if self.broken:
+                # SQLite lets one thread at a time use a connection, and a database in memory has but one.
+                found = self._databases[0].results(task)
+                if found is not None or len(self._databases) == 1:
+                    return found
+            if self._reading is None:
+                self._reading = Tables(self.path, reading=True)
+            return self._reading.results(task)
+        except (sqlite3.Error, Unsuitable) as error:
+            log.warning("%s: cannot be read: %s", self.path, error)
+            return None
+
+    def ask(self, ticket: Any, read: Callable[[Reader], Any]) -> None:
+        """Have `read` called in the thread, when all that was put before is written."""
+        self._queue.put(_Job(ticket, read))
+        self._urgent.set()
+
+    def client_gone(self, client: str) -> None:
+        """Write the large results of this client, which are in memory only."""
+        self._queue.put(_Gone(client))
+        self._urgent.set()
+
+    def take(self) -> tuple[list[str], list[Answered]]:
+        """Return the tasks that are on disk since the last call, and the answers."""
+        try:
+            while self._awake.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        done, self._done = self._done, []
+        tasks: list[str] = []
+        answers = []
+        for one in done:
+            if type(one) is Answered:
+                answers.append(one)
+            else:
+                tasks += one
+        return tasks, answers
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._queue.put(None)
+        self._urgent.set()
+        self._thread.join()
+        for database in [*self._databases, self._reading]:
+            if database is not None:
+                database.close()
+        self._awake.close()
+        self._bell.close()
+
+    # ------------------------------------------------------------ the thread
+
+    def _open(self) -> Database:
+        try:
+            return Database(self.path, self.limits)
+        except Unsuitable as error:
+            aside = self.path.with_name(f"{NAME}.{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.bad")
+            log.warning("%s cannot be used: %s; it is now %s", self.path, error, aside.name)
+            try:
+                os.replace(self.path, aside)
+                for ending in ("-wal", "-shm"):
+                    self.path.with_name(NAME + ending).unlink(missing_ok=True)
+                return Database(self.path, self.limits)
+            except (Unsuitable, sqlite3.Error, OSError) as second:
+                return self._in_memory(second)
+        except (sqlite3.Error, OSError) as error:
+            return self._in_memory(error)
+
+    def _in_memory(self, error: Exception) -> Database:
+        self.broken = str(error)
+        log.error("results are kept in memory only, as %s cannot be written: %s", self.path, error)
+        limits = Limits(self.limits.memory, self.limits.count, self.limits.age, self.limits.memory)
+        return Database(None, limits)
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            batch = [self._queue.get()]
+            if type(batch[0]) is not _Job and batch[0] is not None:
+                self._urgent.wait(PAUSE)
+            self._urgent.clear()
+            try:
+                while True:
+                    batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                pass
+            open_ = batch[-1] is not None
+            try:
+                self._work(batch)
+            except Exception:
+                log.exception("the store")  # a bug; what comes next is stored all the same
+            self._ring()
+        self._spill(0)
+
+    def _work(self, batch: list[Any]) -> None:
+        records: list[Record] = []
+        for item in batch:
+            if type(item) is _Job:
+                self._write(records)
+                records = []
+                self._answer(item)
+            elif type(item) is _Gone:
+                self._write(records)
+                records = []
+                self._spill_of(item.client)
+            elif item is not None:
+                with self._room:
+                    self._waiting -= len(item)
+                    self._room.notify()
+                for entry in item:
+                    if type(entry) is Record:
+                        records.append(entry)
+                    else:
+                        self._print(entry)
+        self._write(records)
+
+    def _answer(self, job: _Job) -> None:
+        try:
+            answered = Answered(job.ticket, job.read(Reader(self._databases, self._large)), None)
+        except Exception as error:  # whatever it is belongs to who asked
+            answered = Answered(job.ticket, None, error)
+        self._done.append(answered)
+
+    def _write(self, records: list[Record]) -> None:
+        if not records:
+            return
+        aside: set[str] = set()
+        for record in records:
+            size = 0
+            for result in record.results:
+                for frame in result.payload:
+                    size += nbytes(frame)
+            if size > SMALL:
+                aside.add(record.task)
+                self._large[record.task] = (record.client, size, record.results)
+                self._large_bytes += size
+        now = time.time()
+        self._try(lambda database: database.write(records, self._texts, aside, now))
+        fresh = self._fresh
+        for record in records:
+            if fresh.get(record.task) is record:
+                del fresh[record.task]
+            if self._texts:
+                self._forget_text(record.task)
+        self._done.append([record.task for record in records if record.task not in aside])
+        self._spill(self.limits.memory)
+
+    def _try(self, write: Callable[[Database], Any]) -> None:
+        """Write to the file; when that fails, to memory from now on."""
+        try:
+            write(self._databases[0])
+        except sqlite3.Error as error:
+            if self.broken:
+                log.error("the store: %s", error)
+                return
+            self._databases.insert(0, self._in_memory(error))
+            write(self._databases[0])
+
+    def _spill(self, most: int) -> None:
+        """Write the oldest large results until not more than `most` bytes of them are in memory only."""
+        while self._large and self._large_bytes > most:
+            self._spill_one(next(iter(self._large)))
+
+    def _spill_of(self, client: str) -> None:
+        for task in [task for task, held in self._large.items() if held[0] == client]:
+            self._spill_one(task)
+
+    def _spill_one(self, task: str) -> None:
+        _, size, results = self._large[task]
+        self._try(lambda database: database.put_results(task, results))
+        del self._large[task]
+        self._large_bytes -= size
+        self._done.append([task])
+
+    def _print(self, printed: Printed) -> None:
+        text = self._texts.setdefault(printed.task, ["", ""])
+        place = 0 if printed.kind == "stdout" else 1
+        more = printed.text[: MAX_TEXT - len(text[place])]
+        text[place] += more
+        self._text_size += len(more)
+        if self._databases[0].add_text(printed.task, _only(place, more)):
+            self._forget_text(printed.task)
+        while self._text_size > MAX_TEXTS:
+            self._forget_text(next(iter(self._texts)))
+
+    def _forget_text(self, task: str) -> None:
+        text = self._texts.pop(task, None)
+        if text is not None:
+            self._text_size -= len(text[0]) + len(text[1])
+
+    def _ring(self) -> None:
+        if self._done:
+            try:
+                self._bell.send(b"!")
+            except BlockingIOError:
+                pass  # it rings already
+
+
+def _only(place: int, text: str) -> tuple[str, str]:
+    return (text, "") if place == 0 else ("", text)
