@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from mpiparallel.config import Config
+from mpiparallel.controller import restore
 from mpiparallel.controller.places import AlreadyRunning, UnsuitableDirectory, claim
 from mpiparallel.controller.server import Server
 from mpiparallel.error import LaunchError
@@ -34,6 +35,9 @@ examples:
   mpiparallel controller --ip '*' --port 5432
 
   # with its files in a folder of your choice
+  mpiparallel controller --directory ~/run1
+
+  # the same once more after it was killed: engines and clients that are still there come back to it
   mpiparallel controller --directory ~/run1
 
 exit codes: 0 stopped as asked, 1 could not start, 2 wrong usage, 10 a controller runs there already
@@ -57,6 +61,9 @@ def make_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=0, help="port to listen on (default: any free one)")
     parser.add_argument(
         "--lifeline", type=int, metavar="FD", help="end when this file descriptor does: its holder is gone"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="do not go on where a controller that was killed here has ended"
     )
     parser.add_argument(
         "--remove-directory", action="store_true", help="remove the whole directory in the end, logs too"
@@ -110,15 +117,17 @@ def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise LaunchError(f"--lifeline {arguments.lifeline}: {error.strerror}") from None
     _allow_many_connections()
-    claim(directory, remove=arguments.remove_directory)
+    earlier = None if arguments.fresh else restore.read(directory)
+    claim(directory, remove=arguments.remove_directory, again=earlier is not None)
     server = Server(
         directory,
         config,
-        cluster_id=arguments.cluster_id,
+        cluster_id=arguments.cluster_id or (earlier.cluster_id if earlier is not None else ""),
         ip=ip or "127.0.0.1",
         port=arguments.port,
         lifeline=arguments.lifeline,
         remove_directory=arguments.remove_directory,
+        earlier=earlier,
     )
     with server, _Signals(server) as wakeup:
         server.run(wakeup)

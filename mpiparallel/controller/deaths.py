@@ -8,7 +8,7 @@ for that but those who hear of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from signal import SIGKILL
 from typing import NamedTuple
@@ -93,11 +93,11 @@ class Deaths:
                 gone.append(number)
         return watched, gone
 
-    def tidy(self, clients: Container[str]) -> None:
-        """Forget the processes of clients and worlds that are not there any more."""
+    def tidy(self, client: Callable[[str], object]) -> None:
+        """Forget the processes of clients and worlds that are not there any more, nor away."""
         for owner in self.liveness.owners():
             kind, _, name = owner.partition(" ")
-            if name not in (clients if kind == "client" else self._worlds):
+            if client(name) is None if kind == "client" else name not in self._worlds:
                 self.liveness.forget(owner)
         for name in self._logs.keys() - self._worlds.keys():
             del self._logs[name]

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 
 from mpiparallel import connection_file
 from mpiparallel.connection_file import NAMES, ConnectionInfo
+from mpiparallel.controller import restore
 from mpiparallel.controller.liveness import alive
 from mpiparallel.error import ConnectionFileError, LaunchError
 
@@ -36,14 +38,35 @@ class UnsuitableDirectory(LaunchError):
     """A directory that is not the cluster's own."""
 
 
-def make_socket_dir() -> Path:
-    """Return a new directory of mode 0700 whose name is short enough for a Unix socket in it."""
+def make_socket_dir(earlier: Path | None = None) -> Path:
+    """Return a directory of mode 0700 whose name suits a Unix socket: `earlier` if given, or a new one."""
+    if earlier is not None and _have_again(earlier):
+        return earlier
     for parent in (tempfile.gettempdir(), "/tmp", "/dev/shm"):
         # mkdtemp adds 8 characters to the prefix; "/s" is the socket.
         length = len(os.fsencode(parent)) + len(SOCKET_DIR_PREFIX) + 11
         if length <= MAX_IPC_PATH and os.access(parent, os.W_OK):
             return Path(tempfile.mkdtemp(prefix=SOCKET_DIR_PREFIX, dir=parent))
     raise LaunchError("no writable directory with a short name for the private socket: set TMPDIR to one")
+
+
+def _have_again(directory: Path) -> bool:
+    """Whether a directory is there, or could be made, and is nobody else's."""
+    if not directory.name.startswith(SOCKET_DIR_PREFIX):
+        return False
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        log.warning("cannot make %s again: %s", directory, error)
+        return False
+    about = directory.lstat()
+    return (
+        stat.S_ISDIR(about.st_mode)
+        and about.st_uid == os.geteuid()
+        and stat.S_IMODE(about.st_mode) == stat.S_IRWXU
+    )
 
 
 def host_addresses() -> list[str]:
@@ -78,8 +101,8 @@ def tcp_addresses(ip: str, port: int) -> list[str]:
     return [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
 
 
-def claim(directory: Path, *, remove: bool) -> None:
-    """Make `directory` ready for a controller's files.
+def claim(directory: Path, *, remove: bool, again: bool = False) -> None:
+    """Make `directory` ready for a controller's files, or keep them if it is to go on as it was (`again`).
 
     Raises
     ------
@@ -109,6 +132,9 @@ def claim(directory: Path, *, remove: bool) -> None:
             f"a controller (pid {info.pid} on {info.host}) is running in {directory}: stop it first, or "
             "choose another --cluster-id or --directory"
         )
+    if again:
+        log.warning("taking the place of a controller that is gone (pid %d on %s)", info.pid, info.host)
+        return
     log.warning("overwriting the files of a controller that is gone (pid %d on %s)", info.pid, info.host)
     _remove_socket_dir(info)
 
@@ -158,6 +184,7 @@ def remove_files(directory: Path, server_key: str, *, all_of_it: bool) -> None:
             log.warning("left alone: %s", error)
             return
         path.unlink(missing_ok=True)
+    restore.remove(directory)
     if all_of_it:
         remove(directory)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from pathlib import Path
@@ -26,14 +27,14 @@ import zmq
 from mpiparallel import __version__
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo, Role
-from mpiparallel.controller import places
+from mpiparallel.controller import places, restore
 from mpiparallel.controller.hub import Hub
 from mpiparallel.controller.keys import Keys
 from mpiparallel.controller.outgoing import Outgoing, Sent
 from mpiparallel.controller.sockets import Route, Sockets
 from mpiparallel.controller.state import Peer, Send
 from mpiparallel.controller.watch import Watch
-from mpiparallel.error import WireError
+from mpiparallel.error import LaunchError, WireError
 from mpiparallel.wire.frames import unpack
 from mpiparallel.wire.messages import (
     EnginesLost,
@@ -66,6 +67,8 @@ class Server:
         A file descriptor at whose end the controller ends.
     remove_directory : bool
         Whether to remove `directory` in the end.
+    earlier : Saved, optional
+        What a controller that was killed has left: this one goes on in its place.
     """
 
     def __init__(
@@ -78,12 +81,14 @@ class Server:
         port: int = 0,
         lifeline: int | None = None,
         remove_directory: bool = False,
+        earlier: restore.Saved | None = None,
     ) -> None:
         self.directory = directory
         self.config = config
         self.lifeline = lifeline
         self.remove_directory = remove_directory
-        self.keys = Keys.new()
+        self.ip = ip
+        self.keys = Keys.new() if earlier is None else earlier.keys
         self.host = socket.gethostname()
         about = {"host": self.host, "pid": os.getpid(), "started": time.time(), "version": __version__}
         self.hub = Hub(cluster_id, about, config.heartbeat, config.lost_after)
@@ -94,7 +99,32 @@ class Server:
         self._look_at = 0.0
         self._stop_at: float | None = None
         self._ask_to_stop = ""
-        self.sockets = Sockets(self.keys, ip, port, config.max_frame)
+        self.hub.state.instance = secrets.token_hex(8)
+        self.sockets = self._listen(port, earlier)
+        if earlier is not None:
+            self._take_over(earlier)
+
+    def _listen(self, port: int, earlier: restore.Saved | None) -> Sockets:
+        if earlier is None:
+            return Sockets(self.keys, self.ip, port, self.config.max_frame)
+        directory = Path(earlier.socket_dir)
+        try:
+            return Sockets(self.keys, self.ip, port or earlier.port, self.config.max_frame, directory)
+        except LaunchError as error:
+            if port:
+                raise
+            log.warning("%s; taking another port", error)
+            return Sockets(self.keys, self.ip, 0, self.config.max_frame, directory)
+
+    def _take_over(self, earlier: restore.Saved) -> None:
+        """Begin with the worlds of an earlier run, and look which of their processes live."""
+        now = time.monotonic()
+        found = [(restore.to_world(one, now), one.stopped) for one in earlier.worlds]
+        self.hub.restore(found, earlier.next_engine, now)
+        for one in earlier.worlds:
+            self._put(self.watch.resume(one.hello.name, one.watched, now))
+        names = ", ".join(one.hello.name for one in earlier.worlds) or "it had none"
+        log.warning("going on where an earlier controller was killed; its worlds: %s", names)
 
     # ------------------------------------------------------------ the start and the end
 
@@ -117,11 +147,12 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        """Close the sockets and remove the files; after an error the directory stays, with the log in it."""
+        """Close the sockets and remove the files; after an error they stay, for who takes our place."""
         self.watch.close()
         self.sockets.close()
-        everything = self.remove_directory and kind is None
-        places.remove_files(self.directory, self.keys.server.public, all_of_it=everything)
+        if kind is not None:
+            return
+        places.remove_files(self.directory, self.keys.server.public, all_of_it=self.remove_directory)
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end (from a signal handler, or the loop itself); asking again makes it hurry."""
@@ -133,6 +164,7 @@ class Server:
 
     def run(self, wakeup: int | None = None) -> None:
         """Serve until somebody asks to stop. `wakeup` is a file descriptor that signals make readable."""
+        self._save()
         places.write_files(self.directory, [self.connection_info("client"), self.connection_info("engine")])
         log.info(
             "controller %s serves %s",
@@ -150,6 +182,8 @@ class Server:
             now = time.monotonic()
             self._serve(ready, wakeup, poller, now)
             self.hub.take_records()
+            if self.hub.state.changed:
+                self._save()  # before a world hears that it was taken in
             self._flush(now)
             if self._is_over(now):
                 return
@@ -161,6 +195,23 @@ class Server:
                 log.warning(
                     "reading again" if reading else "not reading: too much waits for peers that do not"
                 )
+
+    def _save(self) -> None:
+        """Write down what a controller started in our place has to know."""
+        state = self.hub.state
+        state.changed = False
+        saved = restore.Saved(
+            __version__,
+            self.host,
+            state.cluster_id,
+            self.ip,
+            self.sockets.port,
+            str(self.sockets.directory),
+            self.keys,
+            state.next_engine,
+            restore.saved_worlds(state),
+        )
+        restore.write(self.directory, saved)
 
     def _listening(self) -> list[zmq.Socket[bytes]]:
         return [self.sockets.local, self.sockets.tcp]
@@ -282,7 +333,8 @@ class Server:
                 return
             self._put(self.watch.check(now, thorough=True))  # the end of a process is the better reason
             for peer in gone:
-                self._lose(peer, "its connection to the controller is closed", now)
+                self.outgoing.forget(peer)
+                self._put(self.watch.cut(peer, "its connection to the controller is closed", now))
 
     # ------------------------------------------------------------ who is still there
 

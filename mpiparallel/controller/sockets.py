@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
@@ -37,12 +38,14 @@ class Sockets:
         Where to listen; port 0 is any free one.
     max_frame : int
         Bytes of the longest frame that is read; a peer that sends a longer one is cut off by ZeroMQ.
+    directory : Path, optional
+        Where the private socket has been before; a new directory by default, or if that one cannot be had.
     """
 
-    def __init__(self, keys: Keys, ip: str, port: int, max_frame: int) -> None:
+    def __init__(self, keys: Keys, ip: str, port: int, max_frame: int, directory: Path | None = None) -> None:
         self._max_frame = max_frame
         self._context = zmq.Context()
-        self.directory = places.make_socket_dir()
+        self.directory = places.make_socket_dir(directory)
         try:
             self._bind(keys, ip, port)
         except BaseException:
@@ -69,7 +72,8 @@ class Sockets:
         except zmq.ZMQError as error:
             raise LaunchError(f"cannot listen on {ip}, port {port or 'any'}: {error}") from error
         endpoint: bytes = self.tcp.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        self.addresses = places.tcp_addresses(ip, int(endpoint.rpartition(b":")[2].rstrip(b"\0")))
+        self.port = int(endpoint.rpartition(b":")[2].rstrip(b"\0"))
+        self.addresses = places.tcp_addresses(ip, self.port)
 
     def _router(self) -> zmq.Socket[bytes]:
         router = self._context.socket(zmq.ROUTER)

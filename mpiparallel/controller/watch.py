@@ -51,6 +51,19 @@ class Watch:
         process = f"rank {gone[0] - known.first} on {self._host} (pid {known.engines[gone[0]].info.pid})"
         return self._lose_engines(known, gone, f"{process} was gone before the world was known", now)
 
+    def resume(self, name: str, was_watched: bool, now: float) -> list[Send]:
+        """Watch the processes of a world that an earlier controller had, as far as they are on this host.
+
+        If that could see its bridge (`was_watched`) and nobody can now, it died in between.
+        """
+        world = self._hub.state.worlds[name]
+        watched, gone = self._deaths.watch_world(world)
+        if was_watched and not watched:
+            gone = [world.bridge, *gone]
+        if not gone:
+            return []
+        return self._lose_engines(world, gone, "its process ended while the controller was gone", now)
+
     def due(self, now: float) -> float:
         """Return when `check` is to be called at the latest: a time, or infinity."""
         return min(self._deaths.due(), self._looks.due(now))
@@ -61,7 +74,7 @@ class Watch:
         `thorough`: look at processes, too, of whose ends the kernel does not tell.
         """
         if thorough:
-            self._deaths.tidy(self._hub.state.clients)
+            self._deaths.tidy(self._hub.state.client)
         self._deaths.collect(now, thorough)
         sends = [send for loss in self._deaths.losses(now) for send in self._report(loss, now)]
         for world, place in self._looks.at(self._hub.silent(now), now):
@@ -73,8 +86,10 @@ class Watch:
     def _report(self, loss: Loss, now: float) -> list[Send]:
         state = self._hub.state
         if loss.client:
-            client = state.clients.get(loss.client)
-            return self.lose(client.peer, loss.reason, now) if client is not None else []
+            if state.client(loss.client) is None:
+                return []
+            log.warning("client %s is lost: %s", loss.client, loss.reason)
+            return self._hub.client_died(loss.client)
         world = state.worlds.get(loss.world)
         return self._lose_engines(world, loss.engines, loss.reason, now) if world is not None else []
 
@@ -82,14 +97,22 @@ class Watch:
         log.warning("world %s has lost engines %s: %s", world.name, engines, reason)
         return self._hub.engines_lost(world.name, engines, reason, now)
 
+    def cut(self, peer: Peer, reason: str, now: float) -> list[Send]:
+        """Note that the connection of a peer is lost. The end of a process is the better reason for that."""
+        known = self._hub.state.peers.get(peer)
+        if known is None or (isinstance(known, World) and self._deaths.expects(known)):
+            return []
+        if isinstance(known, World) and self._deaths.explain(known, ""):
+            return self.lose(peer, reason, now)  # it is on another host, and has said why it ended
+        log.warning("%s %s is cut off: %s", type(known).__name__.lower(), known.name, reason)
+        return self._hub.cut(peer, reason, now)
+
     def lose(self, peer: Peer, reason: str, now: float) -> list[Send]:
-        """Take leave of a peer whose connection is gone, or is to go."""
+        """Take leave of a peer that is to go."""
         known = self._hub.state.peers.get(peer)
         if known is None:
             return []
         if isinstance(known, World):
-            if self._deaths.expects(known):
-                return []  # the end of a process is the better reason, and will be told of in a moment
             reason = self._deaths.explain(known, reason)
         log.warning("%s %s is lost: %s", type(known).__name__.lower(), known.name, reason)
         return self._hub.lost(peer, reason, now)

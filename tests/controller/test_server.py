@@ -296,12 +296,19 @@ class TestDeaths:
             sleepers[0].kill()
             assert world.expect(Consumed) == Consumed(0, 100)
 
-    def test_a_world_whose_connection_closes_is_lost(self, controller, client) -> None:
-        with FakeWorld(controller.info("engine")) as world:
-            world.hello(1)
-            client.hello()
-        client.submit([0])
-        assert "connection to the controller is closed" in client.expect(Result, 30).failure.evalue
+    def test_a_world_whose_connection_closes_and_that_does_not_come_back_is_lost(self, start) -> None:
+        controller = start(environ={"MPIPARALLEL_HEARTBEAT": "0.2", "MPIPARALLEL_LOST_AFTER": "1.5"})
+        with FakeClient(controller.info("client")) as client:
+            with FakeWorld(controller.info("engine")) as world:
+                world.hello(1)
+                client.hello(host="elsewhere")
+            client.submit([0])
+            deadline = time.monotonic() + 30
+            while not isinstance(header := client.receive(Heartbeat, Result).header, Result):
+                client.send(Heartbeat())
+                assert time.monotonic() < deadline
+        why = "its connection to the controller is closed; it has not connected within 1.5 s"
+        assert why in header.failure.evalue
 
     def test_a_rank_that_died_before_its_world_was_known(self, client, world, sleepers) -> None:
         pids = [process.pid for process in sleepers]

@@ -156,7 +156,7 @@ class TestBeginning:
         left = socket_dir(first)
         first.process.kill()
         first.wait()
-        second = start()
+        second = start("--fresh")
         wait_until(lambda: second.info("client").pid == second.process.pid, "new files")
         assert (
             f"overwriting the files of a controller that is gone (pid {first.process.pid}"
