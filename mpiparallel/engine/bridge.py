@@ -6,66 +6,65 @@ send goes out, many messages at a time.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import zmq
 
 import mpiparallel
-from mpiparallel.config import Config
-from mpiparallel.connection_file import ConnectionInfo
+from mpiparallel.engine.handed import Handed
+from mpiparallel.engine.link import Line as Line
+from mpiparallel.engine.link import Link, is_dead
+from mpiparallel.engine.outgoing import MAX_BATCH, Outgoing
 from mpiparallel.engine.world import World
 from mpiparallel.error import ConnectionRefused, WireError
 from mpiparallel.wire import frames as wire_frames
 from mpiparallel.wire.messages import (
-    CONTROL,
     Abort,
     Consumed,
     EnginesLost,
     Goodbye,
     Heartbeat,
     HelloWorld,
+    Lacks,
     Message,
-    Output,
+    Recall,
     Refused,
     Result,
+    Returned,
+    Settled,
     Signal,
     Stop,
     Submit,
     Supply,
     WelcomeWorld,
     Where,
+    Whereabouts,
 )
 
-MAX_BATCH = 512  # messages in one
-MAX_BATCH_BYTES = 8 << 20
 LOOK_EVERY = 0.5  # seconds between looks at the controller's process while it has not answered
 HOLD = 0.0002  # seconds for which results wait for others that may be about to come
 COLLECTIVE = 256 << 10  # bytes from which what several ranks get goes by a broadcast
-
-
-@dataclass(frozen=True)
-class Line:
-    """What it takes to reach the controller."""
-
-    info: ConnectionInfo
-    path: Path | None  # of the connection file
-    config: Config
-    timeout: float
-    engine_set: str = ""
-    first_id: int = -1  # the engine id that rank 0 should have; -1: the next
+UNKNOWN = "has not said Hello"  # what a controller says to who has not been introduced to it
+SILENCES = 6  # how many heartbeats a controller on another host may leave out
+ANSWER_WITHIN = 5.0  # seconds for a welcome; then the controller is called once more
+QUIET_NAP = 0.005
+EVERYTHING = (1 << 62) - 1  # more credit than an engine can have
+USER_VERBS = ("apply", "map", "execute")  # their engines are told who has a part in the request
+# Of an old connection these mean nothing on a new one: its Hello says better what is returned and lost.
+PASSING = (Heartbeat, Whereabouts, Returned, EnginesLost)
 
 
 class Bridge:
-    """The world's ZeroMQ socket.
+    """The world's connection to the controller, made again when it breaks.
+
+    What was said last may be lost then. So each Result is kept until it is settled, and sent again; what an
+    engine lacks is asked for again; and engines may print as much as at the start. What has not been sent
+    stays where it is, engines go on, and the controller is told what this world has been given (`_call`).
 
     Parameters
     ----------
@@ -78,38 +77,26 @@ class Bridge:
         self, line: Line, world: World, route: Callable[[dict[int, Message], int, bool], None]
     ) -> None:
         self._line, self._world, self._route = line, world, route
+        self._context = zmq.Context()
+        self._link: Link | None = None
+        self.info = line.info
         self._ranks: dict[int, int] = {}  # engine id -> rank
-        self._control: deque[Message] = deque()
-        self._data: deque[Message] = deque()
-        self._unsent: list[Any] | None = None  # frames that the socket did not take yet
+        self._outgoing = Outgoing()
         self._heard = self._asked = time.monotonic()
         self._heartbeat = line.config.heartbeat
         self.stopped_by: str | None = None  # why the world is to end
-        self._live: set[int] = set()  # engines that have not been stopped
+        self._stopped: set[int] = set()  # engines that are to do nothing any more
         self._dead: set[int] = set()  # engines whose ranks have died
         self.said_dead: dict[int, str] = {}  # ranks of which the controller says that they have died
-        self._early: deque[Message] = deque()  # came together with the welcome
         self._put_off: deque[Message] = deque()  # came while a death was not noticed here
-        self._open = 0  # tasks handed out and not answered
-        self._first = 0.0  # when the oldest message of `_data` came
-        context = zmq.Context()
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 1000)
-        self.socket.setsockopt(zmq.SNDHWM, 64)
-        self.socket.setsockopt(zmq.RCVHWM, 64)
-        self.address = self._connect()
+        self._early: deque[Message] = deque()  # came together with the welcome
+        self._handed = Handed(line.config.max_backlog)
+        self._lacking: dict[tuple[int, bytes], Message] = {}  # asked for, and not supplied
+        self._broken_since: float | None = None  # set while there is no welcome
+        self._called = 0.0  # when the last Hello was sent
+        self._unknown = False  # whether the controller says that it has heard no Hello
 
-    def _connect(self) -> str:
-        info = self._line.info
-        if info.is_local:
-            self.socket.connect(info.local)
-            return info.local
-        self.socket.curve_serverkey = info.server_key.encode()
-        self.socket.curve_publickey = info.public_key.encode()
-        self.socket.curve_secretkey = info.secret_key.encode()
-        for address in info.addresses[:1]:
-            self.socket.connect(address)
-        return info.addresses[0]
+    # ------------------------------------------------------------ meeting
 
     def register(self) -> WelcomeWorld:
         """Introduce the world and return the controller's answer. Called before the courier runs.
@@ -119,108 +106,188 @@ class Bridge:
         ConnectionRefused
             If the controller does not want this world, or does not answer.
         """
-        self._send(wire_frames.pack([Message(self._hello())]))
+        link = self._link = Link(self._context, self._line.info)
+        link.send(wire_frames.pack([Message(self._hello())]))
         deadline = time.monotonic() + self._line.timeout
         while (left := deadline - time.monotonic()) > 0:
-            if self.socket.poll(int(min(left, LOOK_EVERY) * 1000)):
-                self._early.extend(wire_frames.unpack(self.socket.recv_multipart(copy=False)))
+            if link.socket.poll(int(min(left, LOOK_EVERY) * 1000)):
+                self._early.extend(wire_frames.unpack(link.receive() or []))
                 header = self._early.popleft().header
                 if isinstance(header, WelcomeWorld):
                     self._welcomed(header)
                     return header
                 if isinstance(header, Refused):
-                    raise ConnectionRefused(f"the controller at {self.address} refused: {header.reason}")
-            elif self._controller_is_dead():
-                raise ConnectionRefused(f"the controller (process {self._line.info.pid}) is gone")
+                    raise ConnectionRefused(f"the controller at {link.address} refused: {header.reason}")
+            elif is_dead(self.info):
+                raise ConnectionRefused(f"the controller (process {self.info.pid}) is gone")
         raise ConnectionRefused(
-            f"no answer from the controller at {self.address} to {socket.gethostname()} within "
+            f"no answer from the controller at {link.address} to {socket.gethostname()} within "
             f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
         )
 
-    def _hello(self, held: list[list[str]] | None = None) -> HelloWorld:
+    def _hello(self, again: bool = False) -> HelloWorld:
         world, line = self._world, self._line
+        lost = set(world.lost_places)
+        held: list[list[str]] | None = None
+        owners: dict[str, str] = {}
+        if again:
+            lost.update(world.place_of(self._ranks[engine]) for engine in self._stopped)
+            by_engine, owners = self._handed.held()
+            held = [[] for _ in range(world.n_engines)]
+            for engine, requests in by_engine.items():
+                held[world.place_of(self._ranks[engine])] = requests
         return HelloWorld(
-            mpiparallel.__version__, world.name, world.hosts, world.pids, world.mpi, line.engine_set,
-            first=line.first_id, log=line.config.log, survives=world.survives, lost=world.lost, held=held,
+            mpiparallel.__version__, world.name, world.hosts[world.shift :], world.pids[world.shift :],
+            world.mpi, line.engine_set, first=line.first_id, log=line.config.log, survives=world.survives,
+            lost=sorted(lost), held=held, owners=owners,
         )  # fmt: skip
 
-    def resume(self, held: dict[int, list[str]]) -> None:
+    def resume(self, first: int, held: dict[int, dict[str, str]]) -> None:
         """Introduce the world again, after the death of the rank that had its bridge.
 
         Parameters
         ----------
+        first
+            The id of the first engine.
         held
-            The requests that each living rank has yet to answer.
+            For each living rank the requests that it has yet to answer, and their clients.
         """
-        hello = self._hello([held.get(rank, []) for rank in range(self._world.size)])
-        self._open = sum(map(len, held.values()))
-        self._control.appendleft(Message(hello))
+        world = self._world
+        self._ranks = {first + place: world.rank_of(place) for place in range(world.n_engines)}
+        for engine, rank in self._ranks.items():
+            for request, client in held.get(rank, {}).items():
+                self._handed.give(request, engine, client)
+        self._broken_since = self._heard = time.monotonic()
+        self._call_again(self._heard)
 
-    def lost(self, ranks: Sequence[int], n_open: int) -> None:
-        """Tell the controller that ranks have died, with `n_open` tasks not answered; the others go on."""
+    def lost(self, ranks: Sequence[int]) -> None:
+        """Tell the controller that ranks have died; the others go on."""
         engines = [engine for engine, rank in self._ranks.items() if rank in ranks]
         engines = [engine for engine in engines if engine not in self._dead]
         self._dead.update(engines)
-        self._live -= self._dead
-        self._open -= n_open
+        self._handed.died(engines)
         if engines:
             self.post(Message(EnginesLost(engines, "its process died")))
 
     def _welcomed(self, header: WelcomeWorld) -> None:
-        self._ranks = {engine: rank for rank, engine in enumerate(header.engines)}
-        self._dead = {header.engines[rank] for rank in self._world.lost}
-        self._live = set(header.engines) - self._dead
+        world = self._world
+        ranks = {engine: world.rank_of(place) for place, engine in enumerate(header.engines)}
+        if self._ranks and ranks != self._ranks:
+            self.stopped_by = "the controller has other ids for these engines"
+            return
+        self._ranks = ranks
+        self._dead = {engine for engine, rank in ranks.items() if rank in world.lost}
         self._heartbeat = header.heartbeat
         self._heard = time.monotonic()
+        if self._broken_since is not None:
+            self._broken_since = None
+            # What was on its way to clients is lost, or they have given it back to a controller that is gone.
+            self._hand_on({engine: Message(Consumed(engine, EVERYTHING)) for engine in ranks})
+
+    # ------------------------------------------------------------ meeting again
+
+    def tick(self) -> None:
+        """See whether the controller is there; call it again when the connection is broken, or give up."""
+        now = time.monotonic()
+        if self._broken_since is None:
+            if self._is_broken(now):
+                self._break(now)
+            elif now - self._heard > self._heartbeat and now - self._asked > self._heartbeat:
+                self._asked = now
+                self.post(Message(Heartbeat(echo=True)))
+        if self._broken_since is not None and self.stopped_by is None:
+            if self._line.is_withdrawn or now - self._broken_since > self._line.config.orphan_after:
+                self.stopped_by = f"the controller (process {self.info.pid}) is gone"
+            elif self._link is None or self._link.is_broken() or now - self._called > ANSWER_WITHIN:
+                self._call_again(now)
+
+    def _is_broken(self, now: float) -> bool:
+        if self._link is None or self._unknown or self._link.is_broken() or is_dead(self.info):
+            return True
+        return self.info.host != socket.gethostname() and now - self._heard > SILENCES * self._heartbeat
+
+    def _break(self, now: float) -> None:
+        """Take what the connection still holds, let go of it, and see to what may be lost with it."""
+        self._broken_since = now
+        self._drain()
+        self._drop_link()
+        unsent = self._outgoing.take_all()
+        # In the order in which they were sent first; none may come after what was never sent.
+        again = self._handed.results(unsent)
+        for message in [*again, *self._lacking.values()]:
+            self._outgoing.add(message)
+        for message in unsent:
+            if not isinstance(message.header, (*PASSING, Lacks)):
+                self._outgoing.add(message)
+
+    def _drain(self) -> None:
+        while self._link is not None and self.stopped_by is None:
+            frames = self._link.receive()
+            if frames is None:
+                return
+            self._receive_batch(frames)
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _call_again(self, now: float) -> None:
+        """Connect to the controller that the connection file names now, if it is there."""
+        self._drop_link()
+        info = self._line.read_again()
+        if info is None or is_dead(info):
+            return
+        self.info, self._called, self._unknown = info, now, False
+        # What it tells better than these do.
+        control = self._outgoing.control
+        self._outgoing.control = deque(one for one in control if not isinstance(one.header, PASSING))
+        self._link = Link(self._context, info)
+        self._link.send(wire_frames.pack([Message(self._hello(again=True))]))
+
+    def nap(self, seconds: float) -> None:
+        """Wait, at most until the controller says something."""
+        if self.quiet:
+            seconds = max(seconds, QUIET_NAP)
+        if self._link is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
+            self._link.socket.poll(int(seconds * 1000))
+        else:
+            time.sleep(seconds)
 
     @property
     def quiet(self) -> bool:
         """Whether nothing is under way in this world, so that only the controller can bring work."""
-        return self._open <= 0 and not self._data and not self._control and self._unsent is None
+        return not self._handed.open and not self._outgoing
 
     # ------------------------------------------------------------ out
 
     def post(self, message: Message) -> None:
         """Send a message when the socket takes it."""
-        if type(message.header) in CONTROL:
-            self._control.append(message)
-            return
-        if not self._data:
-            self._first = time.monotonic()
-        self._data.append(message)
-        self._open -= type(message.header) is Result
+        header = message.header
+        kind = type(header)
+        if kind is Result:
+            self._handed.result(message)
+        elif isinstance(header, Returned):
+            for request in header.tasks:
+                self._handed.take_back(request, header.engine)
+        elif isinstance(header, Lacks):
+            self._lacking[header.engine, header.function] = message
+        self._outgoing.add(message)
 
     def _flush(self) -> bool:
+        outgoing = self._outgoing
+        if not outgoing or self._broken_since is not None or self._link is None:
+            return False
         # The ranks answer a request one shortly after the other: sent as one, their results cost the
         # controller and the client a third.
-        more_to_come = self._data and self._open > 0 and not self._control and len(self._data) < MAX_BATCH
-        if more_to_come and time.monotonic() - self._first < HOLD:
+        more_to_come = self._handed.open and not outgoing.control and len(outgoing.data) < MAX_BATCH
+        if more_to_come and time.monotonic() - outgoing.first < HOLD:
             return True
         busy = False
-        while self._unsent or self._control or self._data:
-            if self._unsent is None:
-                self._unsent = wire_frames.pack(self._batch())
-            if not self._send(self._unsent):
-                break
-            self._unsent = None
+        while (frames := outgoing.next()) is not None and self._link.send(frames):
+            outgoing.sent()
             busy = True
         return busy
-
-    def _batch(self) -> list[Message]:
-        batch: list[Message] = []
-        size = 0
-        while (self._control or self._data) and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
-            message = (self._control or self._data).popleft()
-            size += sum(wire_frames.nbytes(frame) for frame in message.payload) + _text_size(message)
-            batch.append(message)
-        return batch
-
-    def _send(self, frames: list[Any]) -> bool:
-        try:
-            self.socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=False)
-        except zmq.Again:
-            return False
-        return True
 
     # ------------------------------------------------------------ in
 
@@ -232,20 +299,22 @@ class Bridge:
         while self._early:
             self._receive(self._early.popleft())
         for _ in range(64):
-            # Asking is five times cheaper than the exception of a receive in vain.
-            if not int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            frames = self._link.receive() if self._link is not None else None
+            if frames is None or self.stopped_by is not None:
                 break
-            frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             busy = True
-            self._heard = time.monotonic()
-            try:
-                messages = wire_frames.unpack(frames)
-            except WireError as error:
-                self.stopped_by = f"the controller sent what this engine does not understand: {error}"
-                break
-            for message in messages:
-                self._receive(message)
+            self._receive_batch(frames)
         return self._flush() or busy
+
+    def _receive_batch(self, frames: list[Any]) -> None:
+        self._heard = time.monotonic()
+        try:
+            messages = wire_frames.unpack(frames)
+        except WireError as error:
+            self.stopped_by = f"the controller sent what this engine does not understand: {error}"
+            return
+        for message in messages:
+            self._receive(message)
 
     def _receive(self, message: Message) -> None:
         # An abort must not come before its request.
@@ -258,13 +327,18 @@ class Bridge:
         header = message.header
         if isinstance(header, Submit):
             self._submit(header, message.payload)
+        elif isinstance(header, Settled):
+            self._handed.settled(header.requests, header.engines)
         elif isinstance(header, Abort | Signal | Stop | Where):
             if isinstance(header, Stop):
-                self._live -= set(header.engines)
-                if header.controller or not self._live:
+                self._stopped.update(self._ranks.keys() & header.engines)
+                if header.controller or self._ranks.keys() <= self._stopped | self._dead:
                     self.stopped_by = header.reason or "the controller ended this world"
             self._hand_on(dict.fromkeys(header.engines, message))
-        elif isinstance(header, Supply | Consumed):
+        elif isinstance(header, Supply):
+            self._lacking.pop((header.engine, header.function), None)
+            self._hand_on({header.engine: message})
+        elif isinstance(header, Recall | Consumed):
             self._hand_on({header.engine: message})
         elif isinstance(header, EnginesLost):
             self.said_dead.update((self._ranks[engine], header.reason) for engine in header.engines)
@@ -274,7 +348,9 @@ class Bridge:
             if header.echo:
                 self.post(Message(Heartbeat()))
         elif isinstance(header, Refused):
-            if not header.request:
+            if UNKNOWN in header.reason:
+                self._unknown = True
+            elif not header.request:
                 self.stopped_by = f"the controller refuses this world: {header.reason}"
         elif isinstance(header, Goodbye):
             self.stopped_by = header.reason or "the controller ended"
@@ -296,60 +372,41 @@ class Bridge:
             self._route(known, 0, False)
 
     def _submit(self, header: Submit, payload: Sequence[Any]) -> None:
-        common = payload[: header.common]
+        n_common = header.common
+        common = payload[:n_common]
+        everybody = header
+        if header.parts and header.verb in USER_VERBS:
+            everybody = msgspec.structs.replace(header, parts=[])
         messages = {}
-        start = header.common
+        start = n_common
         for engine, count in zip(header.engines, header.parts or [0] * len(header.engines), strict=True):
-            own = header
-            if header.parts:
+            own = everybody
+            if header.parts and header.verb not in USER_VERBS:
                 own = msgspec.structs.replace(header, engines=[engine], parts=[count])
-            if engine not in self._dead:
+            # The controller fails the tasks of engines that have died since; it will hear of that.
+            if engine not in self._dead and self._is_new(header, engine):
                 messages[self._ranks[engine]] = Message(own, [*common, *payload[start : start + count]])
             start += count
-        # The controller fails the tasks of engines that have died since; it will hear of that.
-        self._open += len(messages)
-        if not messages:
-            return
-        size = sum(wire_frames.nbytes(frame) for frame in common)
-        self._route(messages, header.common, size >= COLLECTIVE and len(messages) > 2)
+        if messages:
+            long = len(messages) > 2 and sum(map(wire_frames.nbytes, common)) >= COLLECTIVE
+            self._route(messages, n_common, long)
 
-    # ------------------------------------------------------------ time
-
-    def tick(self) -> None:
-        """Ask a silent controller whether it is there, and give up on one that is gone."""
-        now = time.monotonic()
-        silence = now - self._heard
-        if silence > self._heartbeat and now - self._asked > self._heartbeat:
-            self._asked = now
-            self.post(Message(Heartbeat(echo=True)))
-        info, config = self._line.info, self._line.config
-        if self._controller_is_dead():
-            file_gone = self._line.path is not None and not os.path.exists(self._line.path)
-            if file_gone or silence > config.orphan_after:
-                self.stopped_by = f"the controller (process {info.pid}) is gone"
-        elif info.host != socket.gethostname() and silence > config.orphan_after + config.lost_after:
-            self.stopped_by = f"no word from the controller at {self.address} for {silence:.0f} s"
-
-    def _controller_is_dead(self) -> bool:
-        """Whether the controller has ended, as far as can be seen: its process was on this host."""
-        info = self._line.info
-        return info.host == socket.gethostname() and not psutil.pid_exists(info.pid)
+    def _is_new(self, header: Submit, engine: int) -> bool:
+        """Whether a task is to be done; what is sent again may have been done already, or be under way."""
+        done = self._handed.unsettled(header.request, engine) if header.again else None
+        if done is not None:
+            self._outgoing.add(done)
+            return False
+        return self._handed.give(header.request, engine, header.client)
 
     def close(self, reason: str) -> None:
         """Say goodbye and let go of the socket; what is queued still leaves within a second."""
-        self._data.append(Message(Goodbye("" if reason.startswith("the controller ended") else reason)))
+        if self._link is None:
+            return
+        self._outgoing.add(Message(Goodbye("" if reason.startswith("the controller ended") else reason)))
         deadline = time.monotonic() + 1.0
-        while (self._unsent or self._data or self._control) and time.monotonic() < deadline:
+        while self._broken_since is None and self._outgoing and time.monotonic() < deadline:
             if not self._flush():
-                self.socket.poll(10, zmq.POLLOUT)
-        self.socket.close()
-
-
-def _text_size(message: Message) -> int:
-    """Return roughly how many bytes a header takes: output and tracebacks stand in it."""
-    header = message.header
-    if isinstance(header, Output):
-        return 3 * len(header.text)
-    if isinstance(header, Result) and header.failure is not None:
-        return 3 * (len(header.failure.evalue) + len(header.failure.traceback))
-    return 0
+                self._link.socket.poll(10, zmq.POLLOUT)
+        self._link.close(linger=1000)
+        self._link = None

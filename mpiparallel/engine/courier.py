@@ -36,6 +36,7 @@ from mpiparallel.wire.messages import (
     Abort,
     Consumed,
     Message,
+    Recall,
     Result,
     Signal,
     Stop,
@@ -78,7 +79,7 @@ class Courier(threading.Thread):
         self.executor: Executor
         self.output: OutputCapture
         self.watcher: Watcher
-        self._first = 0  # the engine id of rank 0
+        self._first = 0  # the id of the first engine
         self.reason = ""
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._outbox: deque[Message] = deque()
@@ -99,7 +100,7 @@ class Courier(threading.Thread):
     def equip(self, executor: Executor, output: OutputCapture, watcher: Watcher) -> None:
         """Take the parts that are made when the controller has said which engine this is."""
         self.executor, self.output, self.watcher = executor, output, watcher
-        self._first = executor.engine_id - self.world.rank
+        self._first = executor.engine_id - self.world.place
         self._handlers = self._make_handlers()
         if self.bridge is not None:
             self._lead(self.bridge)
@@ -170,10 +171,8 @@ class Courier(threading.Thread):
 
     def _nap(self, seconds: float) -> None:
         # The leader wakes at once for its socket, which alone brings work when nothing is under way.
-        if self.bridge is not None and self.bridge.quiet:
-            seconds = NAP_MAX
-        if self.bridge is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
-            self.bridge.socket.poll(int(seconds * 1000))
+        if self.bridge is not None:
+            self.bridge.nap(seconds)
         else:
             time.sleep(seconds)
 
@@ -215,6 +214,7 @@ class Courier(threading.Thread):
             Consumed: lambda m: self.output.credit(m.header.size),
             Supply: lambda m: functions.supply(m.header.function, m.payload),
             Abort: lambda m: executor.abort(request=m.header.request),
+            Recall: lambda m: executor.recall(m.header.tasks),
             Stop: self._take_stop,
             Signal: lambda m: watcher.signal(m.header),
             Where: lambda m: watcher.where(m.header.query),
@@ -261,7 +261,7 @@ class Courier(threading.Thread):
 
     def _revoke_users(self) -> None:
         if self._guard is not None:
-            self._guard.ranks_died(self.world.lost)
+            self._guard.ranks_died(self.world.lost_places)
 
     # ------------------------------------------------------------ the end
 

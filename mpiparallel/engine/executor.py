@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,7 +21,7 @@ from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.verbs import Verbs, describe
 from mpiparallel.wire import objects
 from mpiparallel.wire.between import Broken
-from mpiparallel.wire.messages import Failure, Lacks, Message, Result, Submit, Task
+from mpiparallel.wire.messages import Failure, Lacks, Message, Result, Returned, Submit, Task
 
 if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
@@ -109,6 +109,20 @@ class Executor:
                 continue
             if self._waiting.pop(number, None) is not None:
                 self._post(Message(Result(header.request, self.engine_id, "aborted")))
+
+    def recall(self, requests: Iterable[str]) -> None:
+        """Give back those of these tasks that have not begun; they get no result from here."""
+        wanted = set(requests)
+        taken = []
+        for number, work in reversed(list(self._waiting.items())):
+            if not wanted or not isinstance(work, Task):
+                continue
+            # The other ranks of a gang may have begun.
+            if work.header.request in wanted and not work.header.options.get("gang"):
+                wanted.discard(work.header.request)
+                if self._waiting.pop(number, None) is not None:
+                    taken.append(work.header.request)
+        self._post(Message(Returned(self.engine_id, taken)))
 
     # ------------------------------------------------------------ the main thread
 

@@ -21,11 +21,20 @@ from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
 from mpiparallel.wire.between import Blocked, Broken, Held, Ledgers, Renew
-from mpiparallel.wire.messages import AnyHeader, Message, Notice, Result, Signal, Submit, Where, Whereabouts
+from mpiparallel.wire.messages import (
+    AnyHeader,
+    Message,
+    Notice,
+    Result,
+    Returned,
+    Signal,
+    Submit,
+    Where,
+    Whereabouts,
+)
 
-OVERSIGHT = 0.1  # seconds between looks at everybody's waits
+OVERSIGHT = 0.1  # seconds between looks at everybody's waits, and at the controller
 NOTICE_WITHIN = 1.5  # seconds in which MPI hears of a death
-TICK = 0.5  # seconds between looks at the controller
 
 
 class Leader:
@@ -37,7 +46,7 @@ class Leader:
     bridge
         Connected already, or to be resumed when all ranks have said what they hold (`succeed`).
     first
-        The engine id of rank 0.
+        The id of the first engine.
     notice_after
         Seconds after which a wait is told to the client.
     """
@@ -47,13 +56,14 @@ class Leader:
     ) -> None:
         self._world, self._mail, self.bridge = world, mail, bridge
         self._first = first
+        # It knows ranks by their places, as user code does.
         self.overseer = Overseer(
-            world.rank, world.alive, self._tell, self._renew, self._notice, notice_after
+            world.place, world.places, self._tell, self._renew, self._notice, notice_after
         )
         self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
         self._unnoticed: dict[int, float] = {}  # ranks that the controller says are dead: since when
-        self._last_tick = self._last_oversight = time.monotonic()
+        self._last_oversight = time.monotonic()
 
     # ------------------------------------------------------------ what comes
 
@@ -62,7 +72,11 @@ class Leader:
         header = message.header
         now = time.monotonic()
         if isinstance(header, Result):
-            self.overseer.result(rank, header, now)
+            self.overseer.result(self._world.place_of(rank), header, now)
+            self.bridge.post(message)
+        elif isinstance(header, Returned):
+            for name in header.tasks:
+                self.overseer.withdrawn(name, self._world.place_of(rank))
             self.bridge.post(message)
         elif isinstance(header, Blocked):
             self.overseer.blocked(header, now)
@@ -80,12 +94,13 @@ class Leader:
     def route(self, messages: dict[int, Message], n_common: int, collective: bool) -> None:
         """Hand the bridge's messages to the ranks they are for."""
         header = next(iter(messages.values())).header if messages else None
+        places = map(self._world.place_of, messages)
         if isinstance(header, Submit):
-            self.overseer.submitted(header.request, header.client, messages)
+            self.overseer.submitted(header.request, header.client, places)
         elif isinstance(header, Where):
-            self._questions.ask(header.query, messages, time.monotonic())
+            self._questions.ask(header.query, places, time.monotonic())
         elif isinstance(header, Signal) and header.signum == signal.SIGINT:
-            self.overseer.interrupted(messages, time.monotonic())
+            self.overseer.interrupted(places, time.monotonic())
         elif isinstance(header, Signal) and header.signum == signal.SIGKILL:
             messages = self._kill(messages)
         if len(messages) == 1 and self._world.rank in messages:
@@ -102,16 +117,18 @@ class Leader:
 
     # ------------------------------------------------------------ what goes out
 
-    def _tell(self, rank: int, header: AnyHeader) -> None:
+    def _tell(self, place: int, header: AnyHeader) -> None:
+        rank = self._world.rank_of(place)
         if rank == self._world.rank:
             self._mail.deliver_here(Message(header))
         else:
             self._mail.post(rank, [Message(header)])
 
-    def _renew(self, ranks: Sequence[int], order: Renew) -> None:
+    def _renew(self, places: Sequence[int], order: Renew) -> None:
+        ranks = [self._world.rank_of(place) for place in places]
         order = msgspec.structs.replace(order, made=self._mail.new_comm(ranks))
-        for rank in ranks:
-            self._tell(rank, order)
+        for place in places:
+            self._tell(place, order)
 
     def _notice(self, client: str, request: str, text: str) -> None:
         if not client:
@@ -130,8 +147,6 @@ class Leader:
             self._look_at_silent()
             self._questions.tick(now)
             self._look_at_dead(now)
-        if now - self._last_tick > TICK:
-            self._last_tick = now
             if self._held is None:
                 self.bridge.tick()
         return busy
@@ -139,15 +154,16 @@ class Leader:
     def _look_at_silent(self) -> None:
         """Interrupt ranks whose couriers do not answer from outside, and tell clients what they are in."""
         while self.overseer.silent:
-            rank = self.overseer.silent.pop()
-            requests = self.overseer.open_on(rank)
+            place = self.overseer.silent.pop()
+            rank = self._world.rank_of(place)
+            requests = self.overseer.open_on(place)
             if requests and self._world.has_here(rank):
                 os.kill(self._world.pids[rank], signal.SIGINT)  # C code may hear it, though Python does not
                 look = threading.Thread(target=self._look, args=(rank, requests[0]), daemon=True)
                 look.start()
 
     def _look(self, rank: int, request: Request) -> None:
-        engine = self._first + rank
+        engine = self._first + self._world.place_of(rank)
         seen = peek.look(self._world.pids[rank], native=True)
         where = seen.detail or "user code holds the GIL in C code"
         if seen.stack:
@@ -175,14 +191,16 @@ class Leader:
         if self._held is not None:
             self._resume_when_told()
         else:
-            self.bridge.lost(ranks, sum(len(self.overseer.open_on(rank)) for rank in ranks))
-        self._questions.lost(ranks)
-        self.overseer.lost(ranks, now)
+            self.bridge.lost(ranks)
+        places = [self._world.place_of(rank) for rank in ranks if rank >= self._world.shift]
+        self._questions.lost(places)
+        if places:
+            self.overseer.lost(places, now)
 
     def succeed(self) -> None:
         """Take over from a leader that has died."""
         self._held = {}
-        self.overseer.lost(self._world.lost, time.monotonic())
+        self.overseer.lost(self._world.lost_places, time.monotonic())
 
     def _take_held(self, held: Held) -> None:
         if self._held is not None:
@@ -199,8 +217,8 @@ class Leader:
         everything = {name: client for held in told.values() for name, client in held.open.items()}
         for name, client in everything.items():
             ranks = [rank for rank, held in told.items() if name in held.open or name in held.ended]
-            self.overseer.submitted(name, client, ranks)
+            self.overseer.submitted(name, client, map(self._world.place_of, ranks))
             for rank in ranks:
                 if name not in told[rank].open:
-                    self.overseer.ended_before(name, rank, told[rank].ended[name])
-        self.bridge.resume({rank: list(held.open) for rank, held in told.items()})
+                    self.overseer.ended_before(name, self._world.place_of(rank), told[rank].ended[name])
+        self.bridge.resume(self._first, {rank: held.open for rank, held in told.items()})

@@ -133,6 +133,15 @@ class Overseer:
         if self._blocked:
             self._consider(now)
 
+    def withdrawn(self, name: str, rank: int) -> None:
+        """Forget that `rank` has a part in a request: it was given back before it began."""
+        request = self._requests.get(name)
+        if request is not None:
+            request.ranks -= {rank}
+            self._open.get(rank, {}).pop(name, None)
+            if request.ranks <= request.ended.keys():
+                self._requests.pop(name, None)
+
     def ended_before(self, name: str, rank: int, outcome: str) -> None:
         """Note what a rank remembers of a request that ended under another leader."""
         request = self._requests.get(name)

@@ -21,7 +21,7 @@ DEBUG_WITHIN = 0.6  # ... and a debugger to find C functions
 class _Question:
     """One question under way."""
 
-    missing: set[int]  # ranks
+    missing: set[int]  # ranks, by their places among the engines
     until: float
     places: list[Place] = field(default_factory=list)
     looks: dict[int, Look] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Questions:
     ----------
     world
     first
-        The engine id of rank 0.
+        The id of the first engine.
     answer
         Takes what is to be told to the controller.
     """
@@ -91,11 +91,12 @@ class Questions:
                 del question.natives[rank]
                 self._seen(question, rank, msgspec.structs.replace(place, native=functions or []))
             return
-        if not self._world.has_here(rank):
-            peek = Peek(detail=f"no answer from its courier on {self._world.hosts[rank]}")
+        world = self._world
+        if not world.has_here(world.rank_of(rank)):
+            peek = Peek(detail=f"no answer from its courier on {world.hosts[world.rank_of(rank)]}")
             self._seen(question, rank, self._place(rank, peek))
             return
-        pid = self._world.pids[rank]
+        pid = world.pids[world.rank_of(rank)]
         if rank not in question.looks:
             question.looks[rank] = Look(pid)
         look = question.looks[rank]

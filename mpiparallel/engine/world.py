@@ -35,6 +35,10 @@ class World:
         Whether the others can go on when a rank dies: this MPI has ULFM, and it is switched on.
     alive
         The ranks that are not known to have died, sorted.
+    dedicated
+        Whether the first rank is no engine, and has the bridge alone. Then engine i of this world, which is
+        rank i of the users' ``COMM_WORLD``, is rank i + 1 here. A rank's *place* is its number among the
+        engines: users, and all that judges what user code does, know places only.
     everyone
         The plain ``COMM_WORLD``, from which communicators of those that live are made.
     """
@@ -51,6 +55,7 @@ class World:
     alive: list[int] = field(default_factory=list)
     cast: Any = None
     everyone: Any = None
+    dedicated: bool = False
 
     def __post_init__(self) -> None:
         if not self.alive:
@@ -65,6 +70,39 @@ class World:
     def lost(self) -> list[int]:
         """The ranks that have died."""
         return sorted(set(range(self.size)) - set(self.alive))
+
+    @property
+    def shift(self) -> int:
+        """The rank of the first engine."""
+        return int(self.dedicated)
+
+    @property
+    def n_engines(self) -> int:
+        """How many engines there were at the start."""
+        return self.size - self.shift
+
+    @property
+    def place(self) -> int:
+        """This rank's number among the engines; -1 when it is none."""
+        return self.rank - self.shift
+
+    def place_of(self, rank: int) -> int:
+        """Return the number of a rank among the engines."""
+        return rank - self.shift
+
+    def rank_of(self, place: int) -> int:
+        """Return the rank of an engine."""
+        return place + self.shift
+
+    @property
+    def places(self) -> list[int]:
+        """The numbers of the engines that are alive."""
+        return [rank - self.shift for rank in self.alive if rank >= self.shift]
+
+    @property
+    def lost_places(self) -> list[int]:
+        """The numbers of the engines that have died."""
+        return [rank - self.shift for rank in self.lost if rank >= self.shift]
 
     def has_here(self, rank: int) -> bool:
         """Whether `rank` runs, or ran, on this rank's host."""

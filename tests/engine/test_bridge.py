@@ -19,6 +19,7 @@ from mpiparallel.error import ConnectionRefused
 from mpiparallel.wire import frames
 from mpiparallel.wire.messages import (
     Abort,
+    Consumed,
     EnginesLost,
     Heartbeat,
     Message,
@@ -73,7 +74,7 @@ def make_bridge(controller):
 
     yield make
     for bridge in made:
-        bridge.socket.close(linger=0)
+        bridge._drop_link()
 
 
 def registered(bridge, controller, *more):
@@ -154,7 +155,7 @@ def test_a_result_does_not_wait_long_for_others(controller, make_bridge):
     registered(bridge, controller)
     bridge._receive(Message(Submit("c-1", "c", "clear", [4, 5])))
     bridge.post(Message(Result("c-1", 4, "ok")))
-    while not bridge.progress() or bridge._data:
+    while not bridge.progress() or bridge._outgoing:
         pass  # it says that it is busy until the result has left
     assert received_by(controller) == [Result("c-1", 4, "ok")]
 
@@ -186,7 +187,7 @@ def test_a_death_is_told_and_what_comes_for_the_dead_goes_nowhere(controller, ma
     bridge._receive(Message(Submit("c-1", "c", "clear", [4, 5])))
     assert not bridge.quiet
     bridge.post(Message(Result("c-1", 4, "ok")))
-    bridge.lost([1], 1)
+    bridge.lost([1])
     bridge.progress()
     assert set(map(type, received_by(controller))) == {EnginesLost, Result}
     assert bridge.quiet  # nobody else has to answer
@@ -201,7 +202,7 @@ def test_a_death_is_told_and_what_comes_for_the_dead_goes_nowhere(controller, ma
 def test_parts_of_the_living_stay_theirs(controller, make_bridge):
     bridge = make_bridge()
     registered(bridge, controller)
-    bridge.lost([0], 0)
+    bridge.lost([0])
     bridge._receive(Message(Submit("c-1", "c", "scatter", [4, 5], parts=[1, 2]), [b"four", b"fi", b"ve"]))
     [(messages, _, _)] = bridge.routed
     assert list(messages) == [1] and messages[1].payload == [b"fi", b"ve"]
@@ -217,7 +218,7 @@ def test_requests_wait_until_a_death_is_noticed_here_too(controller, make_bridge
     bridge.progress()
     assert not bridge.routed
     world.alive.remove(1)
-    bridge.lost([1], 0)
+    bridge.lost([1])
     bridge._receive(Message(Abort("c-2", [4])))
     bridge.progress()
     headers = [messages[0].header for messages, _, _ in bridge.routed]
@@ -228,8 +229,8 @@ def test_requests_wait_until_a_death_is_noticed_here_too(controller, make_bridge
 def test_a_death_is_told_once(controller, make_bridge):
     bridge = make_bridge()
     registered(bridge, controller)
-    bridge.lost([1], 0)
-    bridge.lost([1], 0)
+    bridge.lost([1])
+    bridge.lost([1])
     bridge.post(Message(Heartbeat()))
     bridge.progress()
     lost, heartbeat = received_by(controller)
@@ -238,7 +239,7 @@ def test_a_death_is_told_once(controller, make_bridge):
 
 def test_the_next_leader_says_who_is_left_and_what_they_hold(controller, make_bridge):
     bridge = make_bridge(world=surviving_world([1, 2]))
-    bridge.resume({1: ["c-1"], 2: ["c-1", "c-2"]})
+    bridge.resume(4, {1: {"c-1": "c"}, 2: {"c-1": "c", "c-2": "d"}})
     assert not bridge.quiet  # results are to come
     bridge.progress()
     assert controller.socket.poll(5000)
@@ -246,10 +247,13 @@ def test_the_next_leader_says_who_is_left_and_what_they_hold(controller, make_br
     [(hello, _)] = frames.unpack(received)
     assert (hello.name, hello.hosts, hello.pids) == ("world", ["here"] * 3, [1, 2, 3])
     assert (hello.lost, hello.held, hello.survives) == ([0], [[], ["c-1"], ["c-1", "c-2"]], True)
+    assert hello.owners == {"c-1": "c", "c-2": "d"}
     # The answer may bring work for a rank that was dead before.
     welcome = Message(WelcomeWorld("1", "", [4, 5, 6], 5.0))
     work = Message(Submit("c-3", "c", "clear", [4, 6]))
     controller.socket.send_multipart([sender, *frames.pack([welcome, work])])
-    assert bridge.socket.poll(5000)
+    assert bridge._link.socket.poll(5000)
     bridge.progress()
-    assert [list(messages) for messages, _, _ in bridge.routed] == [[2]]
+    credit, work = [messages for messages, _, _ in bridge.routed]
+    assert list(credit) == [1, 2] and {type(one.header) for one in credit.values()} == {Consumed}
+    assert list(work) == [2]
