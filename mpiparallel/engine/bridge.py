@@ -374,14 +374,13 @@ class Bridge:
     def _submit(self, header: Submit, payload: Sequence[Any]) -> None:
         n_common = header.common
         common = payload[:n_common]
-        everybody = header
-        if header.parts and header.verb in USER_VERBS:
-            everybody = msgspec.structs.replace(header, parts=[])
         messages = {}
         start = n_common
         for engine, count in zip(header.engines, header.parts or [0] * len(header.engines), strict=True):
-            own = everybody
-            if header.parts and header.verb not in USER_VERBS:
+            own = header
+            if header.parts and header.verb in USER_VERBS:
+                own = msgspec.structs.replace(header, common=n_common + count, parts=[])
+            elif header.parts:
                 own = msgspec.structs.replace(header, engines=[engine], parts=[count])
             # The controller fails the tasks of engines that have died since; it will hear of that.
             if engine not in self._dead and self._is_new(header, engine):
