@@ -13,6 +13,9 @@ from pathlib import Path
 
 import platformdirs
 
+# How the controller chooses engines for balanced tasks.
+SCHEMES = ("leastload", "lru", "plainrandom", "twobin", "weighted", "pure")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -36,6 +39,8 @@ class Config:
     output_window: int = 256 << 10  # output in flight from one engine to the client
     max_frame: int = 16 << 30
     max_backlog: int = 2 << 30  # what the controller holds for peers that do not read
+    scheme: str = "leastload"  # how engines are chosen for balanced tasks
+    hwm: int | None = None  # balanced tasks on one engine; 0: any number; None: by how long they take
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Config:
@@ -46,7 +51,7 @@ class Config:
         (``IPP_NONINTERACTIVE`` too), ``MPIPARALLEL_FT`` (``0``: a world ends with its first rank that dies),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
         ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
-        ``_MAX_BACKLOG`` (numbers).
+        ``_MAX_BACKLOG`` (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller).
 
         Raises
         ------
@@ -63,6 +68,12 @@ class Config:
         flag = environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0"
         values["noninteractive"] = flag != "0"
         values["ft"] = environ.get("MPIPARALLEL_FT", "1") not in ("", "0")
+        if environ.get("MPIPARALLEL_SCHEME"):
+            values["scheme"] = scheme = environ["MPIPARALLEL_SCHEME"]
+            if scheme not in SCHEMES:
+                raise ValueError(f"MPIPARALLEL_SCHEME={scheme!r}: expected one of {', '.join(SCHEMES)}")
+        if environ.get("MPIPARALLEL_HWM"):
+            values["hwm"] = _whole(environ["MPIPARALLEL_HWM"])
         values["log"] = environ.get("MPIPARALLEL_LOG", "")
         for name, number in (
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
@@ -84,6 +95,12 @@ class Config:
         return (
             self.state_dir / (profile or "default") / ("cluster" + (f"-{cluster_id}" if cluster_id else ""))
         )
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"MPIPARALLEL_HWM={text!r}: expected a whole number, not below zero")
+    return int(text)
 
 
 def _number(kind: type, variable: str, text: str) -> object:

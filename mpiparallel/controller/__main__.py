@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from mpiparallel.config import Config
+from mpiparallel.config import SCHEMES, Config
 from mpiparallel.controller import restore
 from mpiparallel.controller.places import AlreadyRunning, UnsuitableDirectory, claim
 from mpiparallel.controller.server import Server
@@ -69,6 +70,13 @@ def make_argument_parser() -> argparse.ArgumentParser:
         "--remove-directory", action="store_true", help="remove the whole directory in the end, logs too"
     )
     parser.add_argument(
+        "--scheme", choices=SCHEMES, help="how engines are chosen for balanced tasks (default: leastload)"
+    )
+    parser.add_argument(
+        "--hwm", type=_whole, metavar="N",
+        help="balanced tasks on one engine at a time; 0: any number (default: by how long they take)",
+    )  # fmt: skip
+    parser.add_argument(
         "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"],
         help="least level of what is logged to stderr (default: %(default)s)",
     )  # fmt: skip
@@ -82,6 +90,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"a number of tasks is not below zero, as {text} is")
+    return number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a controller until it is told to stop; return the exit code."""
     arguments = make_argument_parser().parse_args(argv)
@@ -90,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         config = Config.from_environment()
+        config = dataclasses.replace(
+            config,
+            scheme=arguments.scheme or config.scheme,
+            hwm=config.hwm if arguments.hwm is None else arguments.hwm,
+        )
         directory = arguments.directory or config.cluster_dir(arguments.profile, arguments.cluster_id)
     except ValueError as error:
         log.error("%s", error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mpiparallel.controller import delivery
+from mpiparallel.controller import balance, delivery
 from mpiparallel.controller.lives import TaskEvent, TaskState
 from mpiparallel.controller.state import Client, Engine, Request, State, World
 from mpiparallel.wire.messages import Failure, HelloWorld, Message, Resend, Result, Submit, msg_id
@@ -102,9 +102,13 @@ def adopt(state: State, world: World, hello: HelloWorld, now: float) -> None:
     assert hello.held is not None
     for number, engine in world.engines.items():
         for name in hello.held[number - world.first]:
-            if is_balanced(name) or name in engine.open:
+            if name in engine.open:
                 continue
             owner = hello.owners.get(name, "") or name.rpartition("-")[0]
+            if is_balanced(name):
+                balance.adopt(state, name, owner, number, now)
+                expect(state, owner, now)
+                continue
             request = state.requests.get(name) or state.finished.get(name)
             if request is not None and number in request.tasks:
                 continue
@@ -117,6 +121,7 @@ def adopt(state: State, world: World, hello: HelloWorld, now: float) -> None:
             request.advance(number, TaskEvent.SENT)
             request.open += 1
             engine.open[name] = None
+            balance.busy(state, engine)
             expect(state, owner, now)
 
 

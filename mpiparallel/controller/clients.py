@@ -7,7 +7,7 @@ Called by `hub`.
 from __future__ import annotations
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, delivery, questions, work
+from mpiparallel.controller import again, balance, delivery, questions, work
 from mpiparallel.controller.state import Client, Peer, State
 from mpiparallel.wire.messages import Hello, Refused, Welcome, msg_id
 
@@ -30,6 +30,7 @@ def hello(state: State, sender: Peer, hello: Hello, now: float) -> None:
     if replaced:
         # What was on its way to the old connection is lost: output, results, and questions for functions.
         work.release(state, client, keep_lacks=True)
+        balance.client_back(state, client)
         delivery.connected(state, client)
 
 
@@ -59,6 +60,7 @@ def forget(state: State, client: Client) -> None:
     else:
         del state.peers[client.peer], state.clients[client.name]
     work.release(state, client)
+    balance.client_gone(state, client)
     for request, engine in again.of_client(state, client):
         why = f"Task {msg_id(request.name, engine)} was lost on its way, and its client is gone"
         work.fail(state, request, engine, why, state.engines[engine])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpiparallel.connection_file import Role
-from mpiparallel.controller import answers, clients, delivery, questions, work, worlds
+from mpiparallel.controller import answers, balance, clients, delivery, questions, work, worlds
 from mpiparallel.controller.lives import WorldEvent, WorldState
 from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import MAX_PATIENCE, Client, Peer, Send, State, World
@@ -110,6 +110,8 @@ class Hub:
         Seconds of silence after which a peer is lost, unless the server watches its process (`watch`).
     records : int
         How many finished tasks are remembered.
+    scheme, hwm
+        How engines are chosen for balanced tasks, and how many of these one may have; see `Balancing`.
     """
 
     def __init__(
@@ -119,8 +121,10 @@ class Hub:
         heartbeat: float = 5.0,
         lost_after: float = 120.0,
         records: int = 10_000,
+        scheme: str = "leastload",
+        hwm: int | None = None,
     ) -> None:
-        self.state = State(cluster_id, about or {}, heartbeat, records)
+        self.state = State(cluster_id, about or {}, heartbeat, records, scheme, hwm)
         self.lost_after = lost_after
         self.state.patience = min(MAX_PATIENCE, lost_after)
         self.stopping = ""  # the reason, once the controller is to end
@@ -133,6 +137,7 @@ class Hub:
         `role` is what the sender's key allows; None (a peer on the private socket) allows both, and the first
         message decides.
         """
+        self.state.now = now
         header = message.header
         kind = type(header)
         known = self.state.peers.get(sender)
@@ -157,11 +162,13 @@ class Hub:
 
     def lost(self, peer: Peer, reason: str, now: float) -> list[Send]:
         """Forget a peer that is gone; its open tasks fail for `reason`. A world that survives is adrift."""
+        self.state.now = now
         self._lost(peer, reason, now)
         return self._take()
 
     def cut(self, peer: Peer, reason: str, now: float) -> list[Send]:
         """Note that the connection of a peer is lost, which may live on and connect again."""
+        self.state.now = now
         self._cut(peer, reason, now)
         return self._take()
 
@@ -174,6 +181,7 @@ class Hub:
 
     def restore(self, found: Iterable[tuple[World, list[int]]], next_engine: int, now: float) -> None:
         """Begin with the worlds, and their engines that were stopped, of an earlier run of the controller."""
+        self.state.now = now
         for world, stopped in found:
             worlds.restore(self.state, world, stopped, now)
         self.state.next_engine = max(self.state.next_engine, next_engine)
@@ -191,6 +199,7 @@ class Hub:
 
         When the world does not survive that, all of it is lost.
         """
+        self.state.now = now
         world = self.state.worlds.get(name)
         if world is None:
             return []
@@ -216,11 +225,12 @@ class Hub:
 
     def due(self, now: float) -> float:
         """Return when `silent` or `tick` have something to say at the latest: a time, or infinity."""
-        return min(questions.due(self.state, now), worlds.due(self.state))
+        return min(questions.due(self.state, now), worlds.due(self.state), balance.due(self.state))
 
     def tick(self, now: float) -> list[Send]:
         """Ask silent peers for a sign of life; take those that were silent for too long for cut off."""
         state = self.state
+        state.now = now
         for peer, known in list(state.peers.items()):
             silence = now - known.heard
             if silence > self.lost_after and not known.watched:
@@ -232,10 +242,12 @@ class Hub:
         clients.tick(state, now)
         worlds.tick(state, now)
         questions.tick(state, now)
+        balance.tick(state, now)
         return self._take()
 
     def shut_down(self, reason: str, now: float) -> list[Send]:
         """Stop all worlds and take no more; the server waits until `state.worlds` is empty."""
+        self.state.now = now
         self._shut_down(reason)
         return self._take()
 
@@ -256,6 +268,7 @@ class Hub:
         return journal
 
     def _take(self) -> list[Send]:
+        balance.run(self.state)
         if self.state.settled:
             delivery.flush(self.state)
         out, self.state.out = self.state.out, []
@@ -263,7 +276,7 @@ class Hub:
 
     def _refuse(self, sender: Peer, message: Message, reason: str, counter: str) -> None:
         self.state.counters[counter] += 1
-        request = message.header.request if type(message.header) is Submit else ""
+        request = message.header.request if isinstance(message.header, Submit | Balance) else ""
         self.state.send(sender, Refused(reason, request))
 
     # ------------------------------------------------------------ meeting
@@ -297,6 +310,8 @@ class Hub:
         handle = _CLIENT_WORK.get(kind)
         if handle is not None:
             handle(self.state, client, message)
+        elif type(message.header) is Balance:
+            balance.submit(self.state, client, message, now)
         elif isinstance(message.header, Ask):
             self.state.send(client.peer, answers.answer(self.state, message.header))
         elif isinstance(message.header, Where):
@@ -310,6 +325,8 @@ class Hub:
         handle = _WORLD_WORK.get(type(message.header))
         if handle is not None:
             handle(self.state, world, message)
+        elif type(message.header) is Returned:
+            balance.returned(self.state, world, message, now)
         else:
             self._common(world, message)
 

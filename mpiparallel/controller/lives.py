@@ -1,4 +1,4 @@
-"""The lives of tasks, engines and worlds as the hub sees them: one table each.
+"""The lives of tasks, balanced tasks, engines and worlds as the hub sees them: one table each.
 
 The hub calls `advance` with every event; a pair of state and event that is not in the table is a bug of the
 hub's, and the error names both.
@@ -12,7 +12,13 @@ from typing import TypeVar
 from mpiparallel.error import IPythonError
 
 
-class TaskState(Enum):
+class Word(Enum):
+    """A state or an event. Members are looked up by identity: tables are read with every message."""
+
+    __hash__ = object.__hash__
+
+
+class TaskState(Word):
     """A task is one request on one engine."""
 
     NEW = "new"
@@ -23,7 +29,7 @@ class TaskState(Enum):
     LOST = "lost"  # its engine left before it had answered, or was never there
 
 
-class TaskEvent(Enum):
+class TaskEvent(Word):
     SENT = "sent"
     OK = "ok"
     ERROR = "error"
@@ -31,14 +37,37 @@ class TaskEvent(Enum):
     ENGINE_GONE = "engine gone"
 
 
-class EngineState(Enum):
+class BalancedState(Word):
+    """A balanced task is one whose engine the hub chooses."""
+
+    WAITING = "waiting"  # for its function, or for other tasks
+    QUEUED = "queued"  # for an engine
+    OPEN = "open"  # on an engine
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+    LOST = "lost"  # ended by the hub: its engine died, or there is none for it
+
+
+class BalancedEvent(Word):
+    READY = "ready"  # what it waited for is there
+    PLACED = "placed"
+    RETURNED = "returned"  # its engine gave it back, or never had it
+    RETRIED = "retried"
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+    HOPELESS = "hopeless"
+
+
+class EngineState(Word):
     NEW = "new"
     UP = "up"
     STOPPED = "stopped"  # asked to leave: it gets no more work and what it still says is not heard
     LOST = "lost"  # it died, or its world went
 
 
-class EngineEvent(Enum):
+class EngineEvent(Word):
     REGISTERED = "registered"
     RECONNECTED = "reconnected"
     STOPPED = "stopped"
@@ -46,7 +75,7 @@ class EngineEvent(Enum):
     WORLD_GONE = "world gone"
 
 
-class WorldState(Enum):
+class WorldState(Word):
     NEW = "new"
     UP = "up"
     ADRIFT = "adrift"  # its bridge died and it goes on: another of its ranks is to connect
@@ -54,7 +83,7 @@ class WorldState(Enum):
     GONE = "gone"
 
 
-class WorldEvent(Enum):
+class WorldEvent(Word):
     REGISTERED = "registered"
     RECONNECTED = "reconnected"
     BRIDGE_LOST = "bridge lost"
@@ -70,6 +99,21 @@ TASK = {
     (TaskState.OPEN, TaskEvent.ERROR): TaskState.ERROR,
     (TaskState.OPEN, TaskEvent.ABORTED): TaskState.ABORTED,
     (TaskState.OPEN, TaskEvent.ENGINE_GONE): TaskState.LOST,
+}
+
+BALANCED = {
+    (BalancedState.WAITING, BalancedEvent.READY): BalancedState.QUEUED,
+    (BalancedState.WAITING, BalancedEvent.ABORTED): BalancedState.ABORTED,
+    (BalancedState.WAITING, BalancedEvent.HOPELESS): BalancedState.LOST,
+    (BalancedState.QUEUED, BalancedEvent.PLACED): BalancedState.OPEN,
+    (BalancedState.QUEUED, BalancedEvent.ABORTED): BalancedState.ABORTED,
+    (BalancedState.QUEUED, BalancedEvent.HOPELESS): BalancedState.LOST,
+    (BalancedState.OPEN, BalancedEvent.RETURNED): BalancedState.QUEUED,
+    (BalancedState.OPEN, BalancedEvent.RETRIED): BalancedState.QUEUED,
+    (BalancedState.OPEN, BalancedEvent.OK): BalancedState.OK,
+    (BalancedState.OPEN, BalancedEvent.ERROR): BalancedState.ERROR,
+    (BalancedState.OPEN, BalancedEvent.ABORTED): BalancedState.ABORTED,
+    (BalancedState.OPEN, BalancedEvent.HOPELESS): BalancedState.LOST,
 }
 
 ENGINE = {

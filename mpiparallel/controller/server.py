@@ -37,6 +37,7 @@ from mpiparallel.controller.watch import Watch
 from mpiparallel.error import LaunchError, WireError
 from mpiparallel.wire.frames import unpack
 from mpiparallel.wire.messages import (
+    Balance,
     EnginesLost,
     Hello,
     HelloWorld,
@@ -91,7 +92,9 @@ class Server:
         self.keys = Keys.new() if earlier is None else earlier.keys
         self.host = socket.gethostname()
         about = {"host": self.host, "pid": os.getpid(), "started": time.time(), "version": __version__}
-        self.hub = Hub(cluster_id, about, config.heartbeat, config.lost_after)
+        self.hub = Hub(
+            cluster_id, about, config.heartbeat, config.lost_after, scheme=config.scheme, hwm=config.hwm
+        )
         self.outgoing = Outgoing(self._send)
         self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody
@@ -296,7 +299,7 @@ class Server:
             # told, so that it does not wait; the traceback is in the log.
             log.exception("%s from %s", type(header).__name__, sender)
             self.hub.state.counters["internal errors"] += 1
-            request = header.request if type(header) is Submit else ""
+            request = header.request if isinstance(header, Submit | Balance) else ""
             reason = f"internal error of the controller at {type(header).__name__}: {error!r}"
             self.outgoing.put(sender, Message(Refused(reason, request)))
 

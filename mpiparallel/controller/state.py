@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mpiparallel.controller.balancing import Balancing
+from mpiparallel.controller.jobs import Balanced
 from mpiparallel.controller.lives import (
     ENGINE,
     TASK,
@@ -235,7 +237,16 @@ class Asked(NamedTuple):
 class State:
     """All tables of a hub, and the messages waiting to be sent."""
 
-    def __init__(self, cluster_id: str, about: dict[str, Any], heartbeat: float, records: int) -> None:
+    def __init__(
+        self,
+        cluster_id: str,
+        about: dict[str, Any],
+        heartbeat: float,
+        records: int,
+        scheme: str = "leastload",
+        hwm: int | None = None,
+    ) -> None:
+        self.now = 0.0  # when what is being handled came
         self.cluster_id = cluster_id
         self.about = about  # what Ask("status") says of the controller itself
         self.heartbeat = heartbeat
@@ -252,6 +263,8 @@ class State:
         self.next_engine = 0
         self.requests: dict[str, Request] = {}  # those with an open task
         self.finished = Records(records)
+        self.balanced: dict[str, Balanced] = {}  # balanced tasks that have not ended
+        self.balancing = Balancing(scheme, hwm)
         self.asked: dict[int, Asked] = {}  # by ticket, the oldest first
         self.next_ticket = 0
         self.counters: Counter[str] = Counter()

@@ -12,11 +12,12 @@ from itertools import accumulate
 
 import msgspec
 
-from mpiparallel.controller import again, delivery
+from mpiparallel.controller import again, balance, delivery
 from mpiparallel.controller.lives import TaskEvent, TaskState
 from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Engine, Request, State, World
 from mpiparallel.wire.messages import (
+    NOBODY,
     Abort,
     Answer,
     Consumed,
@@ -90,6 +91,7 @@ def _open(state: State, client: Client, request: Request, message: Message, plac
         if new:
             request.advance(number, TaskEvent.SENT)
             engine.open[name] = None
+            balance.busy(state, engine)
         if (state.missing or header.again) and again.must_wait(state, client, engine, header):
             if engine.world.peer is not None:
                 later.append(number)
@@ -195,6 +197,7 @@ def abort(state: State, _client: Client, message: Message) -> None:
     header: Abort = message.header  # type: ignore[assignment]
     request = state.requests.get(header.request)
     if request is None:
+        balance.abort(state, message)
         return
     engines = [number for number in header.engines if request.tasks.get(number) is TaskState.OPEN]
     for number in engines if state.missing else ():
@@ -236,6 +239,9 @@ def consumed(state: State, client: Client, message: Message) -> None:
 def supply(state: State, client: Client, message: Message) -> None:
     """Pass a function on to the engine that asked for it."""
     header: Supply = message.header  # type: ignore[assignment]
+    if header.engine == NOBODY:
+        balance.supply(state, client, message)
+        return
     engine = state.engines.get(header.engine)
     debt = client.debts.get(header.engine)
     if engine is None or debt is None or header.function not in debt.lacks:
@@ -261,6 +267,10 @@ def result(state: State, world: World, message: Message) -> None:
     """Pass a result on, if its task is open: then it is the first."""
     header: Result = message.header  # type: ignore[assignment]
     engine = _engine_of(state, world, header.engine)
+    task = state.balanced.get(header.request)
+    if engine is not None and task is not None:
+        balance.result(state, task, engine, message, state.now)
+        return
     if engine is None or header.request not in engine.open:
         if engine is not None:
             state.counters["results of tasks not open"] += 1
@@ -285,9 +295,11 @@ def _close(state: State, request: Request, engine: Engine | None, event: TaskEve
     delivery.deliver(state, request.client, message)
     if state.missing:
         again.found(state, request.client, number, request.name)
+    balance.ended(state, record.task, header.status == "ok", number)
     if engine is not None:
         del engine.open[request.name]
         engine.completed += 1
+        balance.freed(state, engine)
     if not request.open:
         del state.requests[request.name]
         state.finished.add(request)
@@ -328,6 +340,8 @@ def lacks(state: State, world: World, message: Message) -> None:
     header: Lacks = message.header  # type: ignore[assignment]
     engine = _engine_of(state, world, header.engine)
     if engine is None:
+        return
+    if balance.lacks(state, world, header.engine, header.function):
         return
     client = state.client(header.client)
     if client is None:
@@ -386,6 +400,11 @@ def write_off(state: State, engine: Engine) -> None:
 
 def remove_engines(state: State, engines: Sequence[Engine], what: str, reason: str) -> None:
     """Take engines, whose state says already that they are not up, out of the tables."""
+    _remove(state, engines, what, reason)
+    balance.engines_went(state, engines, what, reason, state.now)
+
+
+def _remove(state: State, engines: Sequence[Engine], what: str, reason: str) -> None:
     for engine in engines:
         fail_all(state, engine, what, reason)
         for name in list(engine.debtors):

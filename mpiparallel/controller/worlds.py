@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, questions, work
+from mpiparallel.controller import again, balance, questions, work
 from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
 from mpiparallel.controller.state import Engine, Peer, Request, State, World
 from mpiparallel.wire.messages import (
@@ -103,6 +103,7 @@ def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> Worl
     add(state, world)
     state.lost.pop(hello.engine_set, None)
     state.peers[sender] = world
+    balance.engines_came(state, world.engines.values(), now)
     return world
 
 
@@ -147,6 +148,7 @@ def _reconnect(state: State, world: World, sender: Peer, hello: HelloWorld, brid
         again.adopt(state, world, msgspec.structs.replace(hello, held=held), now)
     for engine in world.engines.values():
         engine.advance(EngineEvent.RECONNECTED)
+    balance.back(state, world, held, world.bridge_label(bridge) if bridge in world.dead else "", now)
     if held is None:
         _all_is_lost(state, world)
     else:
@@ -221,7 +223,8 @@ def check_paused(state: State, now: float) -> None:
     """Let balanced tasks be placed again when all worlds are back, or have had the time."""
     if state.paused:
         waiting = any(world.restored for world in state.adrift.values())
-        state.paused = waiting and now < state.paused_until
+        if not waiting or now >= state.paused_until:
+            balance.resume(state, now)
 
 
 def _check_engines(world: World) -> None:
@@ -271,6 +274,7 @@ def _set_adrift(state: State, world: World, reason: str, until: float, cut: bool
     world.adrift_reason, world.adrift_until, world.cut = reason, until, cut
     world.peer, world.watched = None, False
     state.adrift[world.name] = world
+    balance.adrift(state, world)
 
 
 def restore(state: State, world: World, stopped: Iterable[int], now: float) -> None:
@@ -281,6 +285,7 @@ def restore(state: State, world: World, stopped: Iterable[int], now: float) -> N
         del state.engines[number]
         engine.advance(EngineEvent.DIED)
         state.bury(number, "it died, left or was stopped")
+    balance.engines_came(state, world.engines.values(), now)
     world.restored, world.lost_bridge = True, world.bridge
     _set_adrift(state, world, "the controller was started again", now + state.patience, cut=True)
 
