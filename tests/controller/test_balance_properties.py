@@ -1,9 +1,9 @@
 """Balanced tasks under random orders of everything: worlds that come, go, lose ranks or their connection,
 tasks of all kinds, failures, aborts, recalls with any answer.
 
-Held throughout: a task ends at most once; what an engine has is within its limits; a gang's engines have nothing
-else that the hub has chosen; the hub's tables agree with each other. In the end, with engines that only do their
-work: every task has ended, and nothing is left in any table.
+Held throughout: a task ends at most once; what an engine has is within its limits; a gang's engines have
+nothing else that the hub has chosen; the hub's tables agree with each other. In the end, with engines that only
+do their work: every task has ended, and nothing is left in any table.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from mpiparallel.wire.messages import (
 from tests.controller.balancing_driver import Balancer
 
 numbers = st.integers(0, 1 << 16)
+HOW = [(True, True, False), (False, True, False), (True, True, True), (True, False, True)]  # see Needs
 SCHEMES = ["leastload", "lru", "plainrandom", "twobin", "weighted"]
 
 
@@ -153,14 +154,15 @@ class Balanced(RuleBasedStateMachine):
         retries=st.sampled_from([0, 0, 1, 3]), among=st.sampled_from([[], [], [0], [1, 2], [0, 1, 2, 3, 4]]),
         timeout=st.sampled_from([None, None, None, 0.3]), known=st.sampled_from([True, True, True, False]),
         after=st.lists(numbers, max_size=2), follow=st.lists(numbers, max_size=1),
-        how=st.sampled_from([(True, True, False), (False, True, False), (True, True, True), (True, False, True)]),
+        how=st.sampled_from(HOW),
     )  # fmt: skip
     def submit(
         self, client: str, count: int, ranks: int, retries: int, among: list[int], timeout: float | None,
         known: bool, after: list[int], follow: list[int], how: tuple[bool, bool, bool],
     ) -> None:  # fmt: skip
+        known_tasks = self.tasks
         needs = [
-            Needs([self.tasks[one % len(self.tasks)] for one in names], *how) if names and self.tasks else None
+            Needs([known_tasks[one % len(known_tasks)] for one in names], *how) if names and known_tasks else None
             for names in (after, follow)
         ]
         tasks = self.driver.balance(
@@ -223,7 +225,8 @@ class Balanced(RuleBasedStateMachine):
                         world.queues[engine].append(header.request)
             elif isinstance(header, Recall) and header.engine not in world.dead:
                 queue = world.queues[header.engine]
-                back = [task for place, task in enumerate(header.tasks) if bits >> place & 1 and task in queue[1:]]
+                chosen = [task for place, task in enumerate(header.tasks) if bits >> place & 1]
+                back = [task for task in chosen if task in queue[1:]]
                 for task in back:
                     queue.remove(task)
                 self.driver.say(world.peer, Returned(header.engine, back))
@@ -234,10 +237,12 @@ class Balanced(RuleBasedStateMachine):
                         self.driver.say(world.peer, Result(header.request, engine, "aborted"))
         self.look()
 
-    @rule(number=numbers, rank=numbers, end=st.sampled_from(["ok", "ok", "ok", "ValueError", "UnmetDependency"]),
-          took=st.sampled_from([0.0001, 0.001, 0.1, 10.0]))  # fmt: skip
+    @rule(
+        number=numbers, rank=numbers, took=st.sampled_from([0.0001, 0.001, 0.1, 10.0]),
+        end=st.sampled_from(["ok", "ok", "ok", "ValueError", "UnmetDependency"]),
+    )  # fmt: skip
     @precondition(lambda self: self.worlds)
-    def finish(self, number: int, rank: int, end: str, took: float) -> None:
+    def finish(self, number: int, rank: int, took: float, end: str) -> None:
         world = self.pick(number)
         engine = world.alive[rank % len(world.alive)]
         if world.queues[engine]:
