@@ -28,6 +28,7 @@ _HOMES = {
         "PrePickled", "can", "can_map", "deserialize_object", "pack_apply_message", "serialize_object",
         "uncan", "uncan_map", "unpack_apply_message", "use_cloudpickle", "use_dill", "use_pickle",
     ],
+    "mpiparallel.engine.current": ["current_comm"],
     "mpiparallel.wire.references": ["Reference", "depend", "dependent", "interactive", "require"],
     "concurrent.futures": ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"],
     "mpiparallel.error": [

@@ -149,6 +149,13 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="ARG",
         help="an argument for each engine, as in --engine-args=--raw-mpi; repeat for more",
     )
+    parser.add_argument(
+        "--dedicated-bridge",
+        action="append_const",
+        dest="engine_args",
+        const="--dedicated-bridge",
+        help="start one rank more, which runs no user code: none can delay what is for other engines",
+    )
 
 
 def _seconds(text: str) -> float:

@@ -28,6 +28,7 @@ from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import local
+from mpiparallel.launch.argv import DEDICATED
 from mpiparallel.launch.local import Controller, EngineSet
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
         The address to listen on: this machine only by default, ``"0.0.0.0"`` for all networks.
     controller_args, engine_args, mpi_args : list of str
         More arguments for the controller, for each engine, for mpiexec.
+    dedicated_bridge : bool
+        Whether each world gets one rank more, which runs no user code and passes messages on: tasks then
+        reach the other engines at once whatever user code does on the first.
     environment : dict
         More environment variables for controller and engines.
     engine_timeout : float
@@ -97,6 +101,7 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
         controller_args: Iterable[str] = (),
         engine_args: Iterable[str] = (),
         mpi_args: Iterable[str] = (),
+        dedicated_bridge: bool = False,
         environment: Mapping[str, str] | None = None,
         engine_timeout: float = 60,
         restart: bool | str = False,
@@ -121,7 +126,7 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
         self.cluster_file = Path(cluster_file).absolute() if cluster_file else self.folder / files.NAME
         self.controller_ip = controller_ip
         self.controller_args = list(controller_args)
-        self.engine_args = list(engine_args)
+        self.engine_args = [*engine_args, *([DEDICATED] if dedicated_bridge else [])]
         self.mpi_args = list(mpi_args)
         self.environment = dict(environment or {})
         self.engine_timeout = engine_timeout

@@ -52,6 +52,11 @@ def make_argument_parser() -> argparse.ArgumentParser:
         help="leave MPI as mpi4py has it: calls that block cannot be interrupted, nor told about",
     )
     parser.add_argument(
+        "--dedicated-bridge",
+        action="store_true",
+        help="let the first rank pass messages on and run no user code: there is one engine less than ranks",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=30.0,
@@ -68,16 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = Config.from_environment()
 
-    from mpiparallel.engine.world import join_world
+    from mpiparallel.engine.world import join_world, users_comm
 
-    world = join_world()
-    guard = None
-    if not options.raw_mpi:
-        from mpi4py import MPI
-
+    world = join_world(options.dedicated_bridge)
+    guard, users = None, users_comm(world)
+    if users is not None and not options.raw_mpi:
         from mpiparallel.engine.guard import install
 
-        guard = install(MPI.COMM_WORLD)
+        guard = install(users)
+    elif users is not None:
+        from mpi4py import MPI
+
+        setattr(MPI, "COMM_WORLD", users)  # noqa: B010 (a name that nobody else may change)
     try:
         courier, engine_id, trouble = _register(world, options, config, guard)
     except BaseException:
@@ -119,7 +126,7 @@ def _register(
         except ConnectionRefused as error:
             trouble = str(error)
     engines, trouble = world.mail.bcast((engines, trouble))
-    return (None, -1, trouble) if trouble else (courier, engines[world.rank], "")
+    return (None, -1, trouble) if trouble else (courier, engines[0] + world.place, "")
 
 
 def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str]:
@@ -137,7 +144,7 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
 
 def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None) -> None:
     """Be an engine until the world ends. An error that is not user code's ends the process, with reason."""
-    from mpiparallel.engine import datapub, evidence
+    from mpiparallel.engine import current, datapub, evidence
     from mpiparallel.engine.executor import Executor
     from mpiparallel.engine.output import OutputCapture
     from mpiparallel.engine.watcher import Watcher
@@ -149,9 +156,10 @@ def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None
     datapub.output = output
     faulthandler.enable(file=output.log)
     peek.offer()
-    rank = courier.world.rank
+    rank = courier.world.place
     executor = Executor(engine_id, rank, output, courier.post, guard)
     courier.equip(executor, output, Watcher(rank, engine_id, executor, guard, courier.post))
+    current.install(courier.current)
     evidence.install(rank, output.log, config.log, courier.world.survives)
     if guard is not None:
         guard.disregard(courier)

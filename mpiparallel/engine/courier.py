@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 from mpiparallel.config import Config
 from mpiparallel.engine import recovery
 from mpiparallel.engine.bridge import Bridge, Line
+from mpiparallel.engine.current import Current
 from mpiparallel.engine.executor import Executor
 from mpiparallel.engine.leader import Leader
 from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
-from mpiparallel.wire.between import Cut, Examine, Held, Renew
+from mpiparallel.wire.between import Cut, Drop, Examine, Held, Made, Renew
 from mpiparallel.wire.messages import (
     Abort,
     Consumed,
@@ -79,6 +80,7 @@ class Courier(threading.Thread):
         self.executor: Executor
         self.output: OutputCapture
         self.watcher: Watcher
+        self.current: Current
         self._first = 0  # the id of the first engine
         self.reason = ""
         self._handlers: dict[type, Callable[[Any], None]] = {}
@@ -101,6 +103,7 @@ class Courier(threading.Thread):
         """Take the parts that are made when the controller has said which engine this is."""
         self.executor, self.output, self.watcher = executor, output, watcher
         self._first = executor.engine_id - self.world.place
+        self.current = Current(self.world, executor, self._guard, self._first, self.post)
         self._handlers = self._make_handlers()
         if self.bridge is not None:
             self._lead(self.bridge)
@@ -220,6 +223,8 @@ class Courier(threading.Thread):
             Where: lambda m: watcher.where(m.header.query),
             Examine: lambda m: watcher.examine(m.header),
             Cut: lambda m: watcher.cut(m.header),
+            Made: lambda m: self.current.made(m.header, self.mail.take_comm),
+            Drop: lambda m: self.current.drop(m.header),
             Renew: lambda m: watcher.renew(m.header, self.mail.take_comm),
         }
 
@@ -247,6 +252,7 @@ class Courier(threading.Thread):
                 self.leader.take(source, message)
         n_lost = len(self.world.lost)
         self.post(Message(Held(self.world.rank, n_lost, self._held(), dict(self.executor.ended))))
+        self.current.after_loss()
         self.watcher.after_loss(loss.new_leader)
         if loss.new_leader:
             self.output.begin_anew()

@@ -66,6 +66,7 @@ class Executor:
         # A task runs, or is aborted, by whoever takes it from here.
         self._waiting: OrderedDict[int, Task | Callable[[], None]] = OrderedDict()
         self._numbers = itertools.count()
+        self.gang_comm: Callable[[Submit], Any] | None = None  # gives the communicator of a gang
         self._interruptible = False
         self._held_back = False  # whether an interrupt came while it could not be raised
         self.interrupt_due: float | None = None
@@ -198,7 +199,10 @@ class Executor:
         try:
             try:
                 self._interruptible = True
-                value = self.verbs.run(message)
+                if message.header.options.get("gang") and self.gang_comm is not None:
+                    value = self.verbs.run_with(message, self.gang_comm(message.header))
+                else:
+                    value = self.verbs.run(message)
                 frames = [] if value is None else objects.copied(objects.dumps(value))
             finally:
                 # An interrupt at this very moment is the last that can be raised, and is caught below.

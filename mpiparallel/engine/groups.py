@@ -1,11 +1,12 @@
 """Communicators of some of the ranks, made while the couriers run. A part of `Mail`.
 
 The leader decides and tells the ranks; all come to the orders in the leader's order. To make a communicator
-blocks until the slowest courier is there, which may be never, when user code keeps the GIL. So all that are
-alive say that they are ready for order number k; then the leader says "go". How it is made depends on the
+blocks until the slowest courier is there, which may be never, when user code keeps the GIL. So all that take
+part say that they are ready for order number k; then the leader says "go". How it is made depends on the
 world:
 
-- Where a death ends the world anyway, the members call `Create_group`.
+- Where a death ends the world anyway, the members call `Create_group`. Others have no part in it, and nobody
+  waits for an earlier order of others.
 - Where the world survives, Open MPI's `Create_group` would not return when a member dies. So everybody passes
   the "go" on to all, in case the leader dies meanwhile; then all shrink ``COMM_WORLD``, and the lowest of
   those who came says what it is to be: the shrunk one itself, or a part of it.
@@ -91,9 +92,11 @@ class Groups:
         """Begin a communicator that somebody is to own."""
         world, number = self._world, self._next()
         k = 1 + max(self._orders, default=self._done)
+        if not world.survives:
+            self._done = max(self._done, k)
         self._orders[k] = (number, ranks)
         self._ready[k] = {world.rank}
-        self._tell(world.alive, NEW_COMM, [k, number, *ranks])
+        self._tell(world.alive if world.survives else ranks, NEW_COMM, [k, number, *ranks])
         return number
 
     def _next(self) -> int:
@@ -102,6 +105,11 @@ class Groups:
 
     def progress(self) -> bool:
         """Begin what all are ready for; return whether there was anything."""
+        if not self._world.survives:
+            ready = [k for k, ranks in self._ready.items() if ranks.issuperset(self._orders[k][1])]
+            for k in ready:
+                self._go(k)
+            return bool(ready)
         k = self._done + 1
         if k not in self._ready or not self._ready[k].issuperset(self._world.alive):
             return False
@@ -121,7 +129,7 @@ class Groups:
         elif tag == READY:
             self._ready.get(k, set()).add(source)
         elif tag == GO:
-            if k > self._done:
+            if k > self._done or not self._world.survives:
                 self._go(k)
         else:
             return self._ordered(source, *numbers)
@@ -129,7 +137,7 @@ class Groups:
 
     def _ordered(self, source: int, k: int, number: int, *ranks: int) -> int:
         self._last = max(self._last, number)
-        if k > self._done:
+        if k > self._done or not self._world.survives:
             self._orders[k] = (number, ranks)
             self._tell([source], READY, [k])
         else:
@@ -139,11 +147,11 @@ class Groups:
     def _go(self, k: int) -> None:
         world = self._world
         # From the leader alone where the others would come to it before what the leader said earlier.
-        if world.survives or world.rank == world.leader:
-            self._tell(world.alive, GO, [k])
-        self._done = k
         self._ready.pop(k, None)
         wanted, ranks = self._orders.pop(k, (0, ()))
+        if world.survives or world.rank == world.leader:
+            self._tell(world.alive if world.survives else ranks, GO, [k])
+        self._done = max(self._done, k)
         if not world.survives:
             if world.rank in ranks:
                 self._made[wanted] = self._create(wanted, ranks)

@@ -16,11 +16,12 @@ import msgspec
 
 from mpiparallel import peek
 from mpiparallel.engine.bridge import Bridge
+from mpiparallel.engine.gangs import Gangs
 from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
-from mpiparallel.wire.between import Blocked, Broken, Held, Ledgers, Renew
+from mpiparallel.wire.between import Blocked, Broken, Held, Ledgers, Renew, Want
 from mpiparallel.wire.messages import (
     AnyHeader,
     Message,
@@ -60,6 +61,8 @@ class Leader:
         self.overseer = Overseer(
             world.place, world.places, self._tell, self._renew, self._notice, notice_after
         )
+        self._gangs = Gangs(self._begin_comm, self._tell, self.overseer.is_open_for)
+        self._gangs.alive(world.places, len(world.lost))
         self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
         self._unnoticed: dict[int, float] = {}  # ranks that the controller says are dead: since when
@@ -84,6 +87,8 @@ class Leader:
             self.overseer.ledgers(header, now)
         elif isinstance(header, Broken):
             self.overseer.broken(header)
+        elif isinstance(header, Want):
+            self._gangs.want(header)
         elif isinstance(header, Held):
             self._take_held(header)
         elif isinstance(header, Whereabouts):
@@ -107,6 +112,8 @@ class Leader:
             self._mail.deliver_here(messages[self._world.rank])
         else:
             self._mail.post_to_all(messages, n_common, collective)
+        if isinstance(header, Submit) and len(messages) > 1 and header.options.get("gang"):
+            self._gangs.want(Want([self._world.place_of(rank) for rank in messages]))
 
     def _kill(self, messages: dict[int, Message]) -> dict[int, Message]:
         """Kill ranks of this host, which may not listen; return the messages for the others, and for us."""
@@ -124,9 +131,11 @@ class Leader:
         else:
             self._mail.post(rank, [Message(header)])
 
+    def _begin_comm(self, places: Sequence[int]) -> int:
+        return self._mail.new_comm([self._world.rank_of(place) for place in places])
+
     def _renew(self, places: Sequence[int], order: Renew) -> None:
-        ranks = [self._world.rank_of(place) for place in places]
-        order = msgspec.structs.replace(order, made=self._mail.new_comm(ranks))
+        order = msgspec.structs.replace(order, made=self._begin_comm(places))
         for place in places:
             self._tell(place, order)
 
@@ -194,6 +203,7 @@ class Leader:
             self.bridge.lost(ranks)
         places = [self._world.place_of(rank) for rank in ranks if rank >= self._world.shift]
         self._questions.lost(places)
+        self._gangs.alive(self._world.places, len(self._world.lost))
         if places:
             self.overseer.lost(places, now)
 

@@ -11,7 +11,7 @@ between, and as blocked ranks send nothing, their counts belong to that moment. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mpiparallel.engine import deadlock
@@ -157,6 +157,11 @@ class Overseer:
     def open_on(self, rank: int) -> list[Request]:
         """Return the requests that `rank` has not answered, in the order they run."""
         return [self._requests[name] for name in self._open.get(rank, ()) if name in self._requests]
+
+    def is_open_for(self, ranks: Collection[int]) -> bool:
+        """Whether there is a request that just these ranks have a part in."""
+        wanted = frozenset(ranks)
+        return any(request.ranks == wanted for request in self.open_on(min(wanted)))
 
     # ------------------------------------------------------------ waits
 

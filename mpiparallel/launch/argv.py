@@ -91,6 +91,14 @@ def engine_argv(
     return [*argv, *extra]
 
 
+DEDICATED = "--dedicated-bridge"  # an engine's argument: the first rank is none, and has the bridge alone
+
+
+def n_ranks(n: int, extra: Sequence[str]) -> int:
+    """Return how many ranks it takes for `n` engines that are started with the arguments `extra`."""
+    return n + 1 if n > 0 and DEDICATED in extra else n
+
+
 def mpiexec_arguments(n: int, program: Sequence[str], mpi_args: Sequence[str] = ()) -> list[str]:
     """Return the arguments of ``mpiexec`` that start `n` ranks of `program`.
 

@@ -247,12 +247,13 @@ def start_world(
         first=first,
         extra=extra,
     )
+    ranks = argv.n_ranks(n, extra)
     survive = argv.ft_arguments(which, mpi_args) if config.ft else []
-    command = [*_runner(script), *argv.mpiexec_arguments(n, engine, [*survive, *mpi_args])]
+    command = [*_runner(script), *argv.mpiexec_arguments(ranks, engine, [*survive, *mpi_args])]
     log.debug("starting %s with %s", command, which)
     said = directory / f"engines-{name}.log"
     environment = argv.world_environment(
-        environ, which, n=n, cores=cores(), root=os.geteuid() == 0, log=str(said)
+        environ, which, n=ranks, cores=cores(), root=os.geteuid() == 0, log=str(said)
     )
     # Nobody starts this controller again, so there is no point in waiting long for it.
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)

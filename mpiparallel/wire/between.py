@@ -42,6 +42,30 @@ class Renew(Header, frozen=True):
     topology: list[list[int]] = []
 
 
+class Want(Header, frozen=True):
+    """These ranks run tasks together and need a communicator; `failed` is the number of one not made."""
+
+    members: Ranks
+    failed: Count = 0
+
+
+class Made(Header, frozen=True):
+    """Number `made` of the communicators made by the mail is for tasks of these ranks.
+
+    It was begun when `lost` ranks had died. Not of the control lane.
+    """
+
+    members: Ranks
+    made: Count
+    lost: Count = 0
+
+
+class Drop(Header, frozen=True):
+    """The communicator of these ranks is not needed any more. Not of the control lane."""
+
+    members: Ranks
+
+
 class Examine(Header, frozen=True):
     """Say what was sent, received and begun on these communicators."""
 

@@ -34,7 +34,18 @@ from mpiparallel.wire.balanced import Balance as Balance
 from mpiparallel.wire.balanced import Needs as Needs
 from mpiparallel.wire.balanced import Recall as Recall
 from mpiparallel.wire.balanced import Returned as Returned
-from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Held, Ledgers, Renew
+from mpiparallel.wire.between import (
+    Blocked,
+    Broken,
+    Cut,
+    Drop,
+    Examine,
+    Held,
+    Ledgers,
+    Made,
+    Renew,
+    Want,
+)
 from mpiparallel.wire.delivery import Claim as Claim
 from mpiparallel.wire.delivery import Received as Received
 from mpiparallel.wire.delivery import Resend as Resend
@@ -324,7 +335,7 @@ AnyHeader = (
     | Submit | Result | Output | Consumed | Lacks | Supply
     | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
     | Balance | Recall | Returned | Received | Settled | Resend | Claim
-    | Blocked | Broken | Renew | Examine | Ledgers | Held | Cut
+    | Blocked | Broken | Renew | Examine | Ledgers | Held | Cut | Want | Made | Drop
 )  # fmt: skip
 
 NOBODY = -1  # in the place of an engine's id

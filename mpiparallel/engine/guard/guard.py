@@ -96,6 +96,18 @@ class Guard:
 
     # ------------------------------------------------------------ the main thread
 
+    def adopt(self, comm: Any, label: str) -> Any:
+        """Guard a plain communicator of some ranks that was made for user code; they all call it `label`."""
+        guarded = registry.adopt(comm, label)
+        guarded._state.call_it(lambda: "current_comm()")
+        return guarded
+
+    def plain(self, comm: Any) -> Any:
+        """Return a plain object for a guarded communicator, by which it can be freed."""
+        handle = Intracomm()
+        registry.set_handle(handle, comm)
+        return handle
+
     def begin_task(self) -> None:
         """Forget what the task before has used."""
         for state in list(registry.states.values()):
