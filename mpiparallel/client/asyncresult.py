@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mpiparallel import error
 from mpiparallel.client import display, progress
 from mpiparallel.client.described import Described
+from mpiparallel.client.lightfuture import LightFuture
 from mpiparallel.client.tasks import Task
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ FIRST_COMPLETED = concurrent.futures.FIRST_COMPLETED
 FIRST_EXCEPTION = concurrent.futures.FIRST_EXCEPTION
 
 
-class AsyncResult(Described, concurrent.futures.Future):
+class AsyncResult(Described, LightFuture):
     """The results of one request, perhaps still to come; iterate over it, wait for it or await it.
 
     Everything in the tasks' metadata is an attribute and an item: ``ar.stdout``, ``ar["engine_id"]``.
@@ -51,7 +52,7 @@ class AsyncResult(Described, concurrent.futures.Future):
         self._single_result = single
         self._owner = owner
         self._return_exceptions = return_exceptions
-        self._sizes = list(sizes) if sizes is not None else [1] * len(self._tasks)
+        self._sizes: Sequence[int] = (1,) * len(self._tasks) if sizes is None else list(sizes)
         self._left = len(self._tasks)
         self._cached: list[Any] | None = None
         self._children: list[AsyncResult] | None = None  # one for each task, once asked for
@@ -59,7 +60,7 @@ class AsyncResult(Described, concurrent.futures.Future):
         self._follow()
 
     def _begin(self) -> None:
-        self.set_running_or_notify_cancel()  # what was sent cannot be cancelled, only aborted
+        self._start()  # what was sent cannot be cancelled, only aborted
 
     def _follow(self) -> None:
         for task in self._tasks:
@@ -68,12 +69,7 @@ class AsyncResult(Described, concurrent.futures.Future):
             self.set_result(None)
 
     def _task_done(self, task: Task) -> None:
-        with self._condition:
-            self._left -= 1
-            if self._left:
-                self._condition.notify_all()
-                return
-        self.set_result(None)  # the value itself is made when it is asked for
+        self._count()  # the value itself is made when it is asked for
 
     def __repr__(self) -> str:
         state = "finished"
@@ -235,6 +231,8 @@ class AsyncResult(Described, concurrent.futures.Future):
                 raise failed
         if not self._wait_until(self.done, timeout):
             raise TimeoutError("Result not ready.")
+        if self._single_result and self._tasks[0].error() is None:  # what many short tasks are
+            return self._tasks[0].value()
         if not (self._return_exceptions if return_exceptions is None else return_exceptions):
             failed = self._error(self._tasks)
             if failed is not None:

@@ -100,7 +100,7 @@ class BalancedMapResult(AsyncMapResult):
         self._options = {"return_exceptions": bool(return_exceptions)}
         self._label = label
         self._tasks = _Tasks(self)  # type: ignore[assignment]
-        self._sizes = Sizes(chunks)  # type: ignore[assignment]
+        self._sizes = Sizes(chunks)
         self._left = len(chunks)
 
     def _follow(self) -> None:

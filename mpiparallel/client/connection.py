@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mpiparallel import __version__, error
+from mpiparallel.client.functioncache import Pickled
 from mpiparallel.client.iothread import IOThread
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.client.transport import open_transport
@@ -45,6 +46,8 @@ from mpiparallel.wire.messages import (
 SMALL_FUNCTION = 4096  # bytes up to which a function's frames always travel with the request
 FUNCTIONS = 1000  # digests whose whereabouts are remembered
 CLOSED = "Connections have been closed."
+_NO_OPTIONS: dict[str, Any] = {}  # one for all requests: what there is for each task costs time
+_ALL: list[int] = []
 Question = Ask | Claim | Signal | Stop | Where
 
 
@@ -190,7 +193,7 @@ class Connection:
                 self._requests += 1
                 request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
                 request.ranks = ranks
-                request.function = objects.digest(function) if function else b""
+                request.function = _digest(function) if function else b""
                 request.frames, request.common = function, common
                 if after is not None:
                     request.after = after.tasks
@@ -203,9 +206,10 @@ class Connection:
             header = Balance(
                 request=request.id, client=self.name, verb=verb,  # type: ignore[arg-type]
                 parts=list(map(len, parts)), first=first, common=len(payload),
-                function=request.function, function_frames=len(sent_function), options=options or {},
-                ranks=ranks, targets=list(targets), retries=retries, timeout=timeout, after=after,
-                follow=follow, label=label or "", submitted=request.submitted,
+                function=request.function, function_frames=len(sent_function),
+                options=options or _NO_OPTIONS, ranks=ranks, targets=list(targets) if targets else _ALL,
+                retries=retries, timeout=timeout, after=after, follow=follow, label=label or "",
+                submitted=request.submitted,
             )  # fmt: skip
             if request.header is None:
                 request.header = header
@@ -226,7 +230,7 @@ class Connection:
         """Return the digest of `function` and those frames of it that have to be sent."""
         if not function:
             return b"", ()
-        digest = objects.digest(function)
+        digest = _digest(function)
         if sum(map(frames.nbytes, function)) <= SMALL_FUNCTION:
             return digest, function
         known = self._known.setdefault(digest, set())
@@ -368,3 +372,7 @@ class Connection:
         """Send any message."""
         self.check()
         self._io.send(Message(header, payload))
+
+
+def _digest(function: Sequence[Any]) -> bytes:
+    return function.digest if isinstance(function, Pickled) else objects.digest(function)

@@ -6,7 +6,7 @@ The base of `asyncresult.AsyncResult`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ class Described:
     """Metadata, progress and times of `_tasks`."""
 
     _tasks: list[Task]
-    _sizes: list[int]
+    _sizes: Sequence[int]
     _single_result: bool
     done: Any
 

@@ -25,12 +25,15 @@ class CallResult(AsyncResult):
         self._cancelling = False  # whether cancel() has asked for the call to be taken back
 
     def _task_done(self, task: Task) -> None:
+        if not self._cancelling:
+            self._count()
+            return
         with self._condition:
             self._left -= 1
             if self._left:
                 self._condition.notify_all()
                 return
-        if self._cancelling and all(task.status == "aborted" for task in self._tasks):
+        if all(task.status == "aborted" for task in self._tasks):
             super(AsyncResult, self).cancel()
             self.set_running_or_notify_cancel()
         else:

@@ -61,6 +61,7 @@ class IOThread:
         self._trouble: str | None = None  # why this socket is of no use any more
         self._search: Search | None = None  # while the controller is lost
         self._stop: tuple[str, float] | None = None  # why, and until when what is queued may be sent
+        self.unacknowledged = 0  # Results of a gang of which some are to come
         self.welcomed: Future[None] = Future()
         self.heartbeat = connection.config.heartbeat
         self._config = connection.config
@@ -338,6 +339,7 @@ class IOThread:
     def _attach(self, transport: Transport) -> None:
         self._transport = transport
         self._full = False
+        self.unacknowledged = 0
         self._poller.register(transport.socket, zmq.POLLIN)
         self._poller.register(transport.monitor, zmq.POLLIN)
         transport.socket.send_multipart(frames.pack([self._hello]))

@@ -44,11 +44,12 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
     """Handle `messages`; return why the controller ended the connection, if it did."""
     consumed: dict[int, int] = {}
     results = 0
+    gang: Task | None = None  # of which the last Result was a part
     reason = None
     for header, payload in messages:
         if isinstance(header, Result):
             results += 1
-            _result(connection, header, payload)
+            gang = _result(connection, header, payload)
         elif isinstance(header, Output):
             _output(connection, header, payload)
             consumed[header.engine] = consumed.get(header.engine, 0) + header.size
@@ -77,24 +78,34 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
             why = f": {header.reason}" if header.reason else ""
             reason = f"The controller is gone{why}. Connections have been closed."
     if results:
-        thread.send(Message(Received(results)))
+        _acknowledge(thread, results, gang)
     for engine, size in consumed.items():
         if size:
             thread.send(Message(Consumed(engine, size)))
     return reason
 
 
-def _result(connection: Connection, header: Result, payload: Any) -> None:
+def _acknowledge(thread: IOThread, results: int, gang: Task | None) -> None:
+    """Say how many Results have been taken: those of a gang when all have come, as they may be lost here."""
+    total = thread.unacknowledged + results
+    thread.unacknowledged = len(gang.parts) if gang is not None and gang.parts and not gang.done else 0
+    if total > thread.unacknowledged:
+        thread.send(Message(Received(total - thread.unacknowledged)))
+
+
+def _result(connection: Connection, header: Result, payload: Any) -> Task | None:
+    """Take a Result; return the gang's task that it is a part of."""
     task = connection.balanced.get(header.request)
     if task is not None:
         _balanced_result(connection, task, header, payload)
-        return
+        return task
     tasks = connection.pending.get(header.request)
     task = tasks.pop(header.engine, None) if tasks is not None else None
     if not tasks:
         connection.pending.pop(header.request, None)
     if task is not None:
         task.finish(header.status, payload, header.failure, header.started, header.completed, time.time())
+    return None
 
 
 def _balanced_result(connection: Connection, task: Task, header: Result, payload: Any) -> None:
@@ -126,10 +137,10 @@ def _notice(connection: Connection, header: Notice) -> None:
     tasks = connection.pending.get(header.request)
     task = next(iter(list(tasks.values())), None) if tasks else connection.balanced.get(header.request)
     if task is not None:
-        notices = task.request.notices
-        if header.text in notices:
+        request = task.request
+        if header.text in request.notices:
             return
-        notices.append(header.text)
+        request.notices = [*request.notices, header.text]
     log.warning("%s", header.text)
 
 

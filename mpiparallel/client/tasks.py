@@ -25,7 +25,6 @@ from mpiparallel.wire.messages import (
     Failure,
     Result,
     Submit,
-    split_msg_id,
 )
 
 _ABORTED = (
@@ -52,6 +51,7 @@ class Request:
     trackers: Sequence[Any] = ()
     queued = 0  # messages of a tracked request that are not sent yet
     exposed = False  # whether a tracked request's data may have changed since it was sent
+    notices: Sequence[str] = ()  # what a person should know, while it runs
     after: list[str] | None = None
     follow: list[str] | None = None
 
@@ -61,7 +61,6 @@ class Request:
         self.submitted = submitted
         self.label = label
         self.owner = owner  # the view that sent it
-        self.notices: list[str] = []  # what a person should know, while it runs
 
     @property
     def method(self) -> str:
@@ -73,6 +72,8 @@ class Task:
 
     Attributes
     ----------
+    number
+        Its place in the request; of a task for one engine that the client chose, the engine.
     engine
         Who runs it; NOBODY until a balanced task has ended, and then the first of a gang.
     engines
@@ -107,12 +108,8 @@ class Task:
         self.request = request
         self.engine = engine
         self.info = info
+        self.number = number
         self.msg_id = f"{request.id}_{number}"
-
-    @property
-    def number(self) -> int:
-        """Its number in the request; of a task for one engine, that engine's."""
-        return split_msg_id(self.msg_id)[1]
 
     # ------------------------------------------------------------ the I/O thread
 
@@ -211,7 +208,7 @@ class Task:
         if self.parts is not None:
             value, failed = self._read_gang(self.parts)
         elif self.status == "ok":
-            value, failed = self._load(self.payload, self._engine_info())
+            value, failed = self._load(self.payload, None)
             if failed is None and self.request.verb == "execute":
                 value = ExecuteReply(self.msg_id, value or {}, self.metadata)
         else:
@@ -244,7 +241,7 @@ class Task:
             return None, composite
         raise AssertionError("failures, but no error")  # pragma: no cover
 
-    def _load(self, payload: Sequence[Any], about: dict[str, Any]) -> tuple[Any, Exception | None]:
+    def _load(self, payload: Sequence[Any], about: dict[str, Any] | None) -> tuple[Any, Exception | None]:
         try:
             return (objects.loads(payload) if payload else None), None
         except Exception as problem:  # any class's __setstate__ may have raised it
@@ -252,7 +249,7 @@ class Task:
                 type(problem).__name__,
                 f"{problem} (here, while unpickling the result of {self.msg_id})",
                 "".join(traceback.format_exception(problem)),
-                about,
+                self._engine_info() if about is None else about,
             )
             failed.__cause__ = problem
             return None, failed

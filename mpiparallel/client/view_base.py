@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel.client import functioncache
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.wire import objects
@@ -33,7 +34,7 @@ def dump_function(f: Any) -> list[Any]:
     """
     if not callable(f) and not isinstance(f, Reference):
         raise TypeError(f"f must be callable, not {type(f)!r}")
-    return objects.copied(objects.dumps(f))
+    return functioncache.dumps(f)
 
 
 class View:

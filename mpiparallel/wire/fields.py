@@ -18,8 +18,11 @@ Ranks = Annotated[list[Count], Meta(max_length=1 << 20)]
 Option = str | int | float | bool | None
 
 
-class Header(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Base of all message headers."""
+class Header(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Base of all message headers.
+
+    Nothing that they hold leads back to them, so the garbage collector need not look at them (``gc``).
+    """
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -200,6 +200,23 @@ def test_results_are_acknowledged_by_number(fake, client):
     assert wait_until(lambda: sum(fake.taken.values()) == 25)
 
 
+def test_a_gangs_results_are_acknowledged_together(fake, client):
+    """Who has received only some may lose the connection, and needs them all again then."""
+    fake.paused.set()
+    [task] = balance(client, int, [()], ranks=3)
+    fake.call(fake.tell_all, Result("nobody-1", 0, "ok"))
+    for engine in (0, 1):
+        fake.call(fake.tell_all, Result(task.msg_id, engine, "ok"))
+        client.queue_status()
+    assert wait_until(lambda: sum(fake.taken.values()) >= 1)
+    client.queue_status()
+    taken = sum(fake.taken.values())
+    assert taken == 1
+    fake.call(fake.tell_all, Result(task.msg_id, 2, "ok"))
+    assert wait_until(lambda: sum(fake.taken.values()) == 4)
+    assert values([task]) == [[None] * 3]
+
+
 def test_closing_fails_what_is_pending(fake, connect):
     rc = connect()
     fake.paused.set()
