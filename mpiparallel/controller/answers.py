@@ -1,7 +1,7 @@
 """Answers to the questions that clients put to the hub.
 
-Called by `hub`. Questions are rare, so that these functions may look through the record of finished tasks,
-which is bounded; nothing else in the hub does.
+Called by `hub`. Questions are rare, so that these functions may look through tables of tasks; nothing else
+in the hub does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mpiparallel.controller.lives import TaskState
+from mpiparallel.controller.lives import BalancedState, TaskState
 from mpiparallel.controller.state import State
 from mpiparallel.wire.messages import Answer, Ask, Failure, msg_id, split_msg_id
 
@@ -31,12 +31,16 @@ def _queue_status(state: State, question: Ask) -> dict[str, Any]:
     status: dict[str, Any] = {}
     for number in numbers:
         engine = state.engines[number]
+        balanced = state.balancing.seats[number].open
         if question.verbose:
             queue = [msg_id(name, number) for name in engine.open]
-            status[str(number)] = {"queue": queue, "completed": finished[number], "tasks": []}
+            status[str(number)] = {"queue": queue, "completed": finished[number], "tasks": list(balanced)}
         else:
-            status[str(number)] = {"queue": len(engine.open), "completed": engine.completed, "tasks": 0}
-    status["unassigned"] = [] if question.verbose else 0
+            status[str(number)] = {
+                "queue": len(engine.open), "completed": engine.completed, "tasks": len(balanced)
+            }  # fmt: skip
+    waiting = [name for name, task in state.balanced.items() if task.state is not BalancedState.OPEN]
+    status["unassigned"] = waiting if question.verbose else len(waiting)
     return status
 
 
@@ -46,12 +50,18 @@ def _finished_of(state: State, numbers: set[int]) -> dict[int, list[str]]:
         for number, task in request.tasks.items():
             if number in numbers and task is not TaskState.OPEN:
                 finished[number].append(msg_id(request.name, number))
+    for name, (_, engines) in state.balancing.ended.items():
+        for number in numbers.intersection(engines):
+            finished[number].append(name)
     return finished
 
 
 def _result_status(state: State, question: Ask) -> dict[str, list[str]]:
     status: dict[str, list[str]] = {"pending": [], "completed": []}
     for task in question.msg_ids:
+        if task in state.balanced or task in state.balancing.ended:
+            status["pending" if task in state.balanced else "completed"].append(task)
+            continue
         found = _state_of(state, task)
         if found is None:
             raise KeyError(f"no such task: {task!r}")
@@ -72,16 +82,21 @@ def _purge_results(state: State, question: Ask) -> None:
     """Forget finished tasks; those that are open, or forgotten already, are passed over."""
     if question.msg_ids == ["all"]:
         state.finished.clear()
+        state.balancing.ended.clear()
         return
     for task in question.msg_ids:
         try:
             name, engine = split_msg_id(task)
         except ValueError:
             raise KeyError(f"no such task: {task!r}") from None
+        state.balancing.ended.pop(task, None)
         state.finished.forget(name, engine)
     for request in list(state.finished) if question.engines else ():
         for engine in question.engines:
             state.finished.forget(request.name, engine)
+    for task, (_, engines) in list(state.balancing.ended.items()) if question.engines else ():
+        if set(engines).intersection(question.engines):
+            del state.balancing.ended[task]
 
 
 def _status(state: State, _question: Ask) -> dict[str, Any]:
@@ -102,6 +117,7 @@ def _status(state: State, _question: Ask) -> dict[str, Any]:
         "lost": dict(state.lost),
         "clients": len(state.clients),
         "open_requests": len(state.requests),
+        "open_tasks": len(state.balanced),
         "counters": dict(state.counters),
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
+
 import pytest
 
 from mpiparallel.config import SCHEMES, Config
@@ -9,6 +12,7 @@ from mpiparallel.controller.policies import POLICIES
 from mpiparallel.wire.messages import (
     NOBODY,
     Abort,
+    Ask,
     Hello,
     HelloWorld,
     Lacks,
@@ -591,3 +595,62 @@ def test_late_results_are_not_passed_on(hub: Balancer) -> None:
     hub.finish(task, 0)
     hub.say("w", Result(task, 2, "ok"))
     assert not hub.heard("a")
+
+
+# ---------------------------------------------------------------- questions and costs
+
+
+def test_the_queue_status_counts_balanced_tasks(hub: Balancer) -> None:
+    tasks = hub.balance("a", 6)
+    hub.heard("w")
+    hub.say("a", Ask(1, "queue_status"))
+    (answer,) = hub.heard("a")
+    assert answer.value["0"] == {"queue": 0, "completed": 0, "tasks": 1}
+    assert answer.value["unassigned"] == 2
+    hub.say("a", Ask(2, "queue_status", verbose=True))
+    (answer,) = hub.heard("a")
+    assert answer.value["1"]["tasks"] == [tasks[1]]
+    assert answer.value["unassigned"] == tasks[4:]
+
+
+def test_the_result_status_knows_balanced_tasks(hub: Balancer) -> None:
+    tasks = hub.balance("a", 2)
+    hub.finish(tasks[0], 0)
+    hub.heard("a")
+    hub.say("a", Ask(1, "result_status", msg_ids=tasks))
+    (answer,) = hub.heard("a")
+    assert answer.value == {"pending": tasks[1:], "completed": tasks[:1]}
+
+
+def lines_for(engines: int, tasks: int) -> float:
+    """Return how many lines of Python the hub runs for each of `tasks` tasks."""
+    hub = Balancer()
+    hub.client("a")
+    hub.world(engines)
+    hub.balance("a", tasks)
+    queue = deque(hub.sent())
+    lines = done = 0
+
+    def count(frame: object, event: str, argument: object) -> object:
+        nonlocal lines
+        lines += 1
+        return count
+
+    sys.settrace(count)
+    try:
+        while queue and done < 300:
+            task, (engine,) = queue.popleft()
+            hub.now += 1e-4
+            hub.finish(task, engine)
+            hub.inbox.pop("a")
+            queue += hub.sent()
+            done += 1
+    finally:
+        sys.settrace(None)
+    return lines / done
+
+
+def test_what_a_task_costs_does_not_grow_with_engines_or_tasks() -> None:
+    little = lines_for(10, 500)
+    assert lines_for(3000, 500) < 1.5 * little
+    assert lines_for(10, 50_000) < 1.5 * little

@@ -2,8 +2,8 @@
 tasks of all kinds, failures, aborts, recalls with any answer.
 
 Held throughout: a task ends at most once; what an engine has is within its limits; a gang's engines have
-nothing else that the hub has chosen; the hub's tables agree with each other. In the end, with engines that only
-do their work: every task has ended, and nothing is left in any table.
+nothing else that the hub has chosen; the hub's tables agree with each other. In the end, with engines that
+only do their work: every task has ended, and nothing is left in any table.
 """
 
 from __future__ import annotations
@@ -160,11 +160,9 @@ class Balanced(RuleBasedStateMachine):
         self, client: str, count: int, ranks: int, retries: int, among: list[int], timeout: float | None,
         known: bool, after: list[int], follow: list[int], how: tuple[bool, bool, bool],
     ) -> None:  # fmt: skip
-        known_tasks = self.tasks
-        needs = [
-            Needs([known_tasks[one % len(known_tasks)] for one in names], *how) if names and known_tasks else None
-            for names in (after, follow)
-        ]
+        all_tasks = self.tasks or [""]
+        named = [[all_tasks[one % len(all_tasks)] for one in ones] for ones in (after, follow)]
+        needs = [Needs(some, *how) if some and self.tasks else None for some in named]
         tasks = self.driver.balance(
             client, count, ranks=ranks, retries=retries, targets=among, timeout=timeout, send=known,
             function=b"f" if known else b"g%d" % (self.made % 3), after=needs[0], follow=needs[1],
