@@ -63,7 +63,11 @@ class _Said(NamedTuple):
 
 
 def find(
-    log: str, processes: Sequence[tuple[str, int]], deaths: Sequence[Death], alone: bool
+    log: str,
+    processes: Sequence[tuple[str, int]],
+    deaths: Sequence[Death],
+    alone: bool,
+    apart: bool = False,
 ) -> Cause | None:
     """Return who died first and how; None when nothing is known.
 
@@ -77,8 +81,10 @@ def find(
         Those seen, in the order seen.
     alone
         Whether the others live on, so that nobody is killed for another's death.
+    apart
+        Whether the last of `processes` is a bridge of its own: rank 0 for MPI, and no rank for people.
     """
-    said = _read(log, [pid for _, pid in processes])
+    said = _read(log, [pid for _, pid in processes], apart)
     if alone:
         said = {rank: one for rank, one in said.items() if rank in {death.rank for death in deaths}}
     rank = _culprit(said, deaths, alone)
@@ -86,7 +92,8 @@ def find(
         return None
     host, pid = processes[rank]
     how, final = _how(said.get(rank), next((one for one in deaths if one.rank == rank), None), log, alone)
-    return Cause(rank, f"rank {rank} on {host} (pid {pid}) {how}", final)
+    who = "the bridge" if apart and rank == len(processes) - 1 else f"rank {rank}"
+    return Cause(rank, f"{who} on {host} (pid {pid}) {how}", final)
 
 
 def _culprit(said: dict[int, _Said], deaths: Sequence[Death], alone: bool) -> int | None:
@@ -153,24 +160,29 @@ _SRUN = re.compile(r"^srun: error: \S+: tasks? (\d+)[-,\d]*: (.+)$", re.MULTILIN
 _SLURM_OOM = re.compile(r"slurmstepd: error: .*(?:oom[-_ ]kill|Out Of Memory)", re.IGNORECASE)
 
 
-def _read(log: str, pids: Sequence[int]) -> dict[int, _Said]:
+def _read(log: str, pids: Sequence[int], apart: bool) -> dict[int, _Said]:
     """Return what is said of each rank; of one of whom several things are said, the most telling."""
+
+    def place(number: str) -> int:
+        """Return the place of a rank in `pids` by its number for MPI."""
+        return (int(number) - 1) % len(pids) if apart and int(number) < len(pids) else int(number)
+
     lines = " ".join(log.split())  # launchers break lines where they like
     found = [_Said(int(one[1]), _ours(one), sure=True) for one in _OURS.finditer(log)]
     for pattern in (_OMPI_ABORT, _MPICH_ABORT):
         for one in pattern.finditer(lines):
             code, rank = (one[2], one[1]) if pattern is _OMPI_ABORT else (one[1], one[2])
-            found.append(_Said(int(rank), f"called MPI_Abort({code})", sure=True))
+            found.append(_Said(place(rank), f"called MPI_Abort({code})", sure=True))
     for one in _SRUN.finditer(log):
-        rank, how = int(one[1]), one[2].strip().removesuffix(" (core dumped)")
+        rank, how = place(one[1]), one[2].strip().removesuffix(" (core dumped)")
         if how == "Out Of Memory" or (how == "Killed" and _SLURM_OOM.search(log)):
             found.append(_Said(rank, OOM, sure=True))
         elif "exit code" in how:
             found.append(_Said(rank, _EXIT + how.rpartition(" ")[2]))
         else:
             found.append(_Said(rank, _by_words(how)))
-    found += [_Said(int(one[1]), _by_signal(int(one[2]))) for one in _OMPI_SIGNAL.finditer(lines)]
-    found += [_Said(int(one[1]), _EXIT + one[2]) for one in _OMPI_EXIT.finditer(lines)]
+    found += [_Said(place(one[1]), _by_signal(int(one[2]))) for one in _OMPI_SIGNAL.finditer(lines)]
+    found += [_Said(place(one[1]), _EXIT + one[2]) for one in _OMPI_EXIT.finditer(lines)]
     for one in _MPICH_END.finditer(lines):
         if int(one[1]) in pids:
             how = _by_signal(int(one[2]))

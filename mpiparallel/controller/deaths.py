@@ -76,15 +76,13 @@ class Deaths:
 
         Returns whether its bridge is one of them, and the engines whose processes are gone already.
         """
-        owner, hello, bridge = _world(world.name), world.hello, world.bridge - world.first
+        owner, processes, bridge = _world(world.name), world.processes, world.bridge - world.first
         self.liveness.forget(owner)
-        self._logs.setdefault(world.name, _size(hello.log))
-        if hello.hosts[bridge] != self._host:
-            watched = False
-        else:
-            watched = self.liveness.watch(owner, hello.pids[bridge], world.bridge, bridge)
+        self._logs.setdefault(world.name, _size(world.hello.log))
+        host, pid = processes[bridge]
+        watched = host == self._host and self.liveness.watch(owner, pid, world.bridge, bridge)
         gone = []
-        for rank, (host, pid) in enumerate(zip(hello.hosts, hello.pids, strict=True)):
+        for rank, (host, pid) in enumerate(processes):
             number = world.first + rank
             if rank == bridge or host != self._host or number not in world.engines:
                 continue
@@ -180,10 +178,9 @@ class Deaths:
     def _find(self, world: World, ends: list[End]) -> causes.Cause | None:
         hello = world.hello
         log = _tail(hello.log, self._logs.get(world.name, 0))
-        processes = list(zip(hello.hosts, hello.pids, strict=True))
         killed = {rank for name, rank in self._killed if name == world.name}
         deaths = [causes.Death(end.rank, end.status, end.oom, end.rank in killed) for end in ends]
-        cause = causes.find(log, processes, deaths, hello.survives)
+        cause = causes.find(log, world.processes, deaths, hello.survives, bool(hello.bridge_host))
         return cause._replace(final=True) if cause and not hello.log and _was_killed(ends) else cause
 
 

@@ -109,12 +109,24 @@ class World:
         return range(self.first, self.first + len(self.hello.hosts))
 
     @property
+    def processes(self) -> list[tuple[str, int]]:
+        """Host and pid of each rank; a bridge that is no engine comes last, as the rank after the others."""
+        hello = self.hello
+        alone = [(hello.bridge_host, hello.bridge_pid)] if hello.bridge_host else []
+        return [*zip(hello.hosts, hello.pids, strict=True), *alone]
+
+    @property
     def bridge(self) -> int:
-        """The engine that holds the connection: the first that has not died."""
+        """The engine that holds the connection: the first that has not died, or a number past the last."""
+        alone = self.numbers.stop
+        if self.hello.bridge_host and alone not in self.dead:
+            return alone
         return next((number for number in self.numbers if number not in self.dead), self.first)
 
     def bridge_label(self, bridge: int) -> str:
         """How people are told of its bridge."""
+        if bridge not in self.numbers:
+            return f"the bridge on {self.hello.bridge_host}"
         rank = bridge - self.first
         return f"engine {bridge} (rank {rank} on {self.hello.hosts[rank]}, the bridge)"
 

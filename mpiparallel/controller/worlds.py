@@ -47,10 +47,12 @@ def problem(state: State, sender: Peer, hello: HelloWorld) -> str:
         return f"a world of {size} hosts and {len(hello.pids)} processes"
     if hello.held is not None and len(hello.held) != size:
         return f"a world of {size} ranks told what {len(hello.held)} ranks hold"
-    if any(rank >= size for rank in hello.lost):
+    if any(rank >= size + bool(hello.bridge_host) for rank in hello.lost):
         return f"a world of {size} ranks has lost rank {max(hello.lost)}"
     if world is not None:
-        same = (world.hello.hosts, world.hello.pids) == (hello.hosts, hello.pids)
+        before = world.hello
+        same = (before.hosts, before.pids) == (hello.hosts, hello.pids)
+        same = same and (before.bridge_host, before.bridge_pid) == (hello.bridge_host, hello.bridge_pid)
         return "" if same else f"another world is called {hello.name!r}"
     if hello.held is not None:
         return f"world {hello.name!r} has been given up"
@@ -237,7 +239,8 @@ def _check_engines(world: World) -> None:
 
 def engines_lost(state: State, world: World, numbers: Iterable[int], reason: str) -> None:
     """Bury engines of a world that goes on; those that are gone already are passed over."""
-    numbers = [number for number in numbers if number in world.numbers]
+    known = range(world.first, world.first + len(world.processes))  # with that of a bridge that is no engine
+    numbers = [number for number in numbers if number in known]
     dead = [world.engines[number] for number in numbers if number in world.engines]
     if not world.dead.issuperset(numbers):
         world.dead.update(numbers)
@@ -281,6 +284,8 @@ def restore(state: State, world: World, stopped: Iterable[int], now: float) -> N
     """Put in a world that an earlier run of the controller had, which is to connect again."""
     add(state, world)
     for number in (*world.dead, *stopped):
+        if number not in world.numbers:
+            continue
         engine = world.engines.pop(number)
         del state.engines[number]
         engine.advance(EngineEvent.DIED)

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         courier, engine_id, trouble = _register(world, options, config, guard)
     except BaseException:
         # A rank has died, most likely. The others might wait for us for ever, and MPI_Finalize for the dead.
-        reason = f"mpiparallel: rank {world.rank} could not start: {traceback.format_exc()}"
+        reason = f"mpiparallel: {world.who} could not start: {traceback.format_exc()}"
         print(reason, file=sys.stderr, flush=True)
         world.everyone.Abort(70)
         raise
@@ -97,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if world.rank == 0:
             print(f"mpiparallel engine: {trouble}", file=sys.stderr, flush=True)
         return 1
-    _serve(courier, engine_id, config, guard)
+    if world.is_engine:
+        _serve(courier, engine_id, config, guard)
+    else:
+        _serve_alone(courier, engine_id, config)
     if not courier.can_finalize:
         # Ranks have died, and MPI_Finalize would wait for them.
         atexit._run_exitfuncs()
@@ -170,6 +173,25 @@ def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None
     except BaseException:
         courier.die(traceback.format_exc())
     output.restore()
+
+
+def _serve_alone(courier: Courier, engine_id: int, config: Config) -> None:
+    """Be the bridge alone until the world ends. What an engine has for user code is there, without use."""
+    from mpiparallel.engine.executor import Executor
+    from mpiparallel.engine.output import OutputCapture
+    from mpiparallel.engine.watcher import Watcher
+
+    peek.offer()
+    rank = courier.world.place
+    output = OutputCapture(engine_id, courier.post, config.output_window)  # ours goes where mpiexec's does
+    executor = Executor(engine_id, rank, output, courier.post)
+    courier.equip(executor, output, Watcher(rank, engine_id, executor, None, courier.post))
+    try:
+        courier.serve()
+        courier.start()  # no thread was needed before: nothing here keeps the main thread
+        courier.join()
+    except BaseException:
+        courier.die(traceback.format_exc())
 
 
 def _connection_path(options: argparse.Namespace, config: Config) -> Path:

@@ -128,6 +128,9 @@ class Bridge:
     def _hello(self, again: bool = False) -> HelloWorld:
         world, line = self._world, self._line
         lost = set(world.lost_places)
+        alone = (world.hosts[0], world.pids[0]) if world.dedicated else ("", 0)
+        if world.dedicated and world.lost[:1] == [0]:
+            lost.add(world.n_engines)
         held: list[list[str]] | None = None
         owners: dict[str, str] = {}
         if again:
@@ -139,7 +142,7 @@ class Bridge:
         return HelloWorld(
             mpiparallel.__version__, world.name, world.hosts[world.shift :], world.pids[world.shift :],
             world.mpi, line.engine_set, first=line.first_id, log=line.config.log, survives=world.survives,
-            lost=sorted(lost), held=held, owners=owners,
+            lost=sorted(lost), held=held, owners=owners, bridge_host=alone[0], bridge_pid=alone[1],
         )  # fmt: skip
 
     def resume(self, first: int, held: dict[int, dict[str, str]]) -> None:

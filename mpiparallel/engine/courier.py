@@ -150,7 +150,7 @@ class Courier(threading.Thread):
 
     def die(self, reason: str) -> None:
         """End this process, and where the others cannot go on the world, after an error of ours."""
-        os.write(self.output.log, f"mpiparallel: engine on rank {self.world.rank} fails: {reason}\n".encode())
+        os.write(self.output.log, f"mpiparallel: {self.world.who} fails: {reason}\n".encode())
         if self.world.survives:
             os.kill(os.getpid(), signal.SIGKILL)  # MPI's runtime does not notice those that end by themselves
         os._exit(70)
@@ -266,7 +266,7 @@ class Courier(threading.Thread):
         return held
 
     def _revoke_users(self) -> None:
-        if self._guard is not None:
+        if self._guard is not None and self.world.lost_places:
             self._guard.ranks_died(self.world.lost_places)
 
     # ------------------------------------------------------------ the end

@@ -52,9 +52,7 @@ class Leader:
         Seconds after which a wait is told to the client.
     """
 
-    def __init__(
-        self, world: World, mail: Mail, bridge: Bridge, first: int, notice_after: float
-    ) -> None:
+    def __init__(self, world: World, mail: Mail, bridge: Bridge, first: int, notice_after: float) -> None:
         self._world, self._mail, self.bridge = world, mail, bridge
         self._first = first
         # It knows ranks by their places, as user code does.
@@ -210,7 +208,8 @@ class Leader:
     def succeed(self) -> None:
         """Take over from a leader that has died."""
         self._held = {}
-        self.overseer.lost(self._world.lost_places, time.monotonic())
+        if self._world.lost_places:
+            self.overseer.lost(self._world.lost_places, time.monotonic())
 
     def _take_held(self, held: Held) -> None:
         if self._held is not None:

@@ -95,6 +95,16 @@ class World:
         return place + self.shift
 
     @property
+    def is_engine(self) -> bool:
+        """Whether this rank runs user code."""
+        return self.place >= 0
+
+    @property
+    def who(self) -> str:
+        """This rank, for people."""
+        return f"rank {self.place}" if self.is_engine else "the bridge"
+
+    @property
     def places(self) -> list[int]:
         """The numbers of the engines that are alive."""
         return [rank - self.shift for rank in self.alive if rank >= self.shift]
@@ -156,8 +166,11 @@ def users_comm(world: World) -> Any:
 
     if not world.dedicated:
         return MPI.COMM_WORLD
-    comm = world.everyone.Split(0 if world.place >= 0 else MPI.UNDEFINED, world.rank)
-    return comm or None
+    comm = world.everyone.Split(0 if world.is_engine else MPI.UNDEFINED, world.rank)
+    if not comm:
+        return None
+    comm.Set_name("MPI_COMM_WORLD")
+    return comm
 
 
 def _can_lose_ranks() -> bool:

@@ -114,6 +114,9 @@ class HelloWorld(Header, frozen=True):
     lost: Ranks = []
     held: list[list[Identifier]] | None = None
     owners: dict[str, str] = {}
+    # Of a bridge that began as a process of its own and is no engine; it counts as the rank after the last.
+    bridge_host: Annotated[str, Meta(max_length=256)] = ""
+    bridge_pid: Count = 0
 
 
 class Welcome(Header, frozen=True):
