@@ -23,6 +23,7 @@ import psutil
 from mpiparallel import cluster_engines, connection_file
 from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
+from mpiparallel.cluster_controller import ControllerKeeper
 from mpiparallel.cluster_record import RecordedCluster
 from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
@@ -40,7 +41,7 @@ WORLD_LEAVES = 3.0  # how long engines that were sent home may take
 _LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
 
 
-class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
+class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster):
     """A controller and engines on this machine.
 
     Parameters
@@ -166,6 +167,8 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
         for part in (self.controller, *sets):
             if part is None or part.running or part.process.asked_to_stop:
                 continue
+            if isinstance(part, Controller) and not part.ended.is_set():
+                continue  # it may be started again
             if not (isinstance(part, EngineSet) and self._will_restart(part)):
                 return str(part.failure())
         return ""
@@ -186,17 +189,8 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
             raise RuntimeError(f"the controller of {self!r} runs already")
         files.claim(self.folder)
         try:
-            self.controller = local.start_controller(
-                self.folder,
-                cluster_id=self.cluster_id,
-                ip=self.controller_ip,
-                log_level=self.log_level,
-                lifeline=self.shutdown_atexit,
-                extra=self.controller_args,
-                environ={**os.environ, **self.environment},
-            )
-            self.controller.report_end(log)
-            self.update_cluster_file()
+            self._launch_controller()
+            assert self.controller is not None
             local.await_controller(self.controller, self.folder, check=self.check_given_up)
         except BaseException:
             self.stop_cluster_sync()
@@ -278,6 +272,7 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
         """Return a `Client` of this cluster; `kwargs` are its."""
         from mpiparallel.client.client import Client
 
+        self._await_new_controller()
         return Client(str(self.connection_file), cluster=self, **kwargs)
 
     def wait_for_engines_sync(self, client: Client, n: int) -> None:
@@ -312,6 +307,9 @@ class Cluster(AsyncCluster, RecordedCluster, RestartingCluster):
     def stop_controller_sync(self) -> None:
         """Stop the controller; its engines go with it."""
         self._expect_end(self.engines)
+        with self._changing:
+            if self.controller is not None:
+                self.controller.process.asked_to_stop = True
         if self.controller is not None:
             if self.host != socket.gethostname():
                 self.connect_client_sync().shutdown(hub=True)

@@ -40,6 +40,7 @@ class RestartingCluster:
     connect_client_sync: Callable[..., Client]
     update_cluster_file: Callable[[], None]
     _sets: Callable[[str | None], list[str]]
+    _living_controller: Callable[[], Controller | None]
 
     def _prepare_restarts(self, restart: Any, restart_limit: int) -> None:
         if restart not in MODES:
@@ -112,8 +113,8 @@ class RestartingCluster:
 
     def _engines_ended(self, engine_set: EngineSet) -> None:
         """See to a set whose mpiexec has ended; called in the thread that has waited for that."""
-        controller = self.controller
-        if engine_set.process.asked_to_stop or controller is None or not controller.running:
+        controller = None if engine_set.process.asked_to_stop else self._living_controller()
+        if controller is None:
             return
         if engine_set.state == "failed" and not self.restart:
             return  # which has been logged
@@ -125,16 +126,16 @@ class RestartingCluster:
         if self.restart and engine_set.state == "failed":
             self._start_again(engine_set)
 
-    def _how_lost(self, engine_set: EngineSet, controller: Controller) -> str:
+    def _how_lost(self, engine_set: EngineSet, controller: Controller | None) -> str:
         """Return why the world of a set was lost, by what the controller says; empty when it was not."""
         deadline = time.monotonic() + NOTICED
         # One that ends just now may never answer, so that it is asked with little patience.
-        while controller.running and not engine_set.process.asked_to_stop and time.monotonic() < deadline:
+        while controller is not None and not engine_set.process.asked_to_stop and time.monotonic() < deadline:
             try:
                 with self.connect_client_sync(timeout=1.0) as client:
                     return cluster_engines.how_lost(client, engine_set, NOTICED)
             except TimeoutError:
-                continue
+                controller = self._living_controller()
             except (IPythonError, RuntimeError) as error:
                 log.debug("the controller does not say what became of %r: %s", engine_set, error)
                 break

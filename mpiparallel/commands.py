@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -79,7 +79,7 @@ def start(options: argparse.Namespace, config: Config) -> int:
             return 0
         try:
             _say("Press Ctrl-C to stop.")
-            return _wait_for_end(cluster.controller)
+            return _wait_for_end(lambda: cluster.controller)
         except KeyboardInterrupt:
             _say("stopping")
             return 0
@@ -104,7 +104,7 @@ def engines(options: argparse.Namespace, config: Config) -> int:
             if options.daemonize:
                 return 0
             _say("Press Ctrl-C to stop them.")
-            return _wait_for_end(engine_set)
+            return _wait_for_end(lambda: engine_set)
         except KeyboardInterrupt:
             _say("stopping")
             cluster.stop_engines_sync(name)
@@ -269,9 +269,12 @@ def _running(options: argparse.Namespace, config: Config) -> Cluster | None:
     return None
 
 
-def _wait_for_end(part: Any) -> int:
-    """Wait until a controller or a set of engines has ended, asleep; return the exit code for how it did."""
-    part.ended.wait()
+def _wait_for_end(current: Callable[[], Any]) -> int:
+    """Wait until a part of a cluster has ended for good, asleep; return the exit code for how it did."""
+    part = None
+    while part is not current():
+        part = current()
+        part.ended.wait()
     if part.state == "failed":
         return FAILED  # why has been logged
     _say(f"{part.what} has ended")

@@ -231,12 +231,16 @@ def test_kill_9_of_the_one_in_the_foreground(state: Path, start: Start) -> None:
     assert wait_until(lambda: not processes_of(state))
 
 
-def test_a_controller_that_dies_ends_the_one_in_the_foreground(run: Run, start: Start) -> None:
+def test_the_one_in_the_foreground_starts_its_controller_again(run: Run, start: Start) -> None:
     process = start("start", "-n", 0)
     read_until(process, "Press Ctrl-C")
-    os.kill(listed(run)[0]["pid"], signal.SIGKILL)
-    assert "the controller was killed by SIGKILL" in process.communicate(timeout=15)[0]
-    assert process.returncode == 1
+    killed = listed(run)[0]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    read_until(process, "the controller was killed by SIGKILL; it is started again")
+    assert wait_until(lambda: listed(run)[0]["pid"] != killed)
+    assert run("stop").returncode == 0
+    assert "the controller has ended" in process.communicate(timeout=15)[0]
+    assert process.returncode == 0
 
 
 def test_list_cleans_up(run: Run, state: Path) -> None:

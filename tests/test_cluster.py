@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,9 +21,10 @@ import psutil
 import pytest
 from helpers import processes_of, wait_until
 
-from mpiparallel import Client, Cluster, ClusterManager, cluster_file
+from mpiparallel import Client, Cluster, ClusterManager, cluster_file, connection_file
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
+from mpiparallel.launch import keeping
 
 
 @pytest.fixture
@@ -324,11 +326,42 @@ def test_sets_by_their_engines(config: Config, mpiexec: Path) -> None:
 
 
 def test_a_controller_that_was_killed(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     cluster = Cluster(n=0).start_cluster_sync()
-    assert cluster.controller is not None
-    os.kill(cluster.controller.pid, signal.SIGKILL)
-    assert wait_until(lambda: "the controller was killed by SIGKILL" in caplog.text)
-    assert cluster.controller.state == "failed"
+    key = connection_file.read(cluster.connection_file).server_key
+    for round in range(2):
+        killed = cluster.controller
+        assert killed is not None
+        time.sleep(keeping.QUICK)
+        os.kill(killed.pid, signal.SIGKILL)
+        assert wait_until(lambda killed=killed: cluster.controller is not killed)
+        assert killed.state == "failed"
+        said = [one for one in caplog.records if "it is started again" in one.getMessage()]
+        assert [one.levelname for one in said] == ["WARNING", "INFO"][: round + 1]
+        with cluster.connect_client_sync() as client:
+            assert client.ids == []
+    assert cluster_file.read(cluster.cluster_file)["controller"]["pid"] == cluster.controller.pid
+    assert connection_file.read(cluster.connection_file).server_key == key
+    assert "going on where an earlier controller was killed" in cluster.controller.get_output()
+    cluster.stop_cluster_sync()
+    assert not cluster.folder.exists()
+
+
+def test_a_controller_that_dies_at_once_is_given_up(
+    config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "QUICK", 60.0)
+    cluster = Cluster(n=0).start_cluster_sync()
+    client = cluster.connect_client_sync()
+    for _ in range(keeping.MOST):
+        killed = cluster.controller
+        assert killed is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        assert wait_until(lambda killed=killed: killed.ended.is_set())
+    assert cluster.controller is killed
+    assert "the controller is given up: it has died 5 times in a row" in caplog.text
+    assert wait_until(lambda: client._connection.gone is not None)
+    client.close()
     cluster.stop_cluster_sync()
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CONTROLLER_START = 30.0  # how long a controller may take to write its connection files
 CONTROLLER_GRACE = 10.0  # ... and to stop its worlds and itself
 WORLD_GRACE = 5.0
-ORPHAN_PATIENCE = "5"  # ... and engines to give up on a controller that was killed
+ORPHAN_PATIENCE = "30"  # ... and engines to wait for one that was killed to be started again
 
 
 class Launched:
@@ -171,8 +171,9 @@ def start_controller(
     lifeline: bool = True,
     extra: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
+    again: bool = False,
 ) -> Controller:
-    """Start a controller; `await_controller` tells when it is ready."""
+    """Start a controller, perhaps `again`; `await_controller` tells when it is ready."""
     command = argv.controller_argv(
         sys.executable,
         directory,
@@ -183,9 +184,8 @@ def start_controller(
         extra=extra,
     )
     log.debug("starting %s", command)
-    return Controller(
-        Process.start(command, log=directory / "controller.log", environ=environ, lifeline=lifeline)
-    )
+    said = directory / "controller.log"
+    return Controller(Process.start(command, log=said, environ=environ, lifeline=lifeline, append=again))
 
 
 def controller_ready(directory: Path) -> bool:
@@ -255,7 +255,7 @@ def start_world(
     environment = argv.world_environment(
         environ, which, n=ranks, cores=cores(), root=os.geteuid() == 0, log=str(said)
     )
-    # Nobody starts this controller again, so there is no point in waiting long for it.
+    # Its controller is started again at once, or never.
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)
     process = Process.start(command, log=said, environ=environment)
     return EngineSet(process, name, n, first)

@@ -52,16 +52,23 @@ class Process:
 
     @classmethod
     def start(
-        cls, argv: Sequence[str], *, log: Path, environ: Mapping[str, str], lifeline: bool = False
+        cls,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        environ: Mapping[str, str],
+        lifeline: bool = False,
+        append: bool = False,
     ) -> Process:
-        """Start `argv`, which writes to `log`.
+        """Start `argv`, which writes to `log`, a new file or (`append`) at its end.
 
         Raises
         ------
         LaunchError
             If the program cannot be run.
         """
-        descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        new = 0 if append else os.O_TRUNC
+        descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | new, 0o600)
         log_file = os.fdopen(descriptor, "rb")
         try:
             popen = subprocess.Popen(

@@ -1,0 +1,107 @@
+"""The part of `Cluster` that starts its controller, and starts it again when it has died unasked.
+
+Only `cluster.Cluster` derives from it. The new one finds in the folder what the old one left, engines and
+clients connect to it by themselves, and what runs goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mpiparallel import connection_file
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import keeping, local
+from mpiparallel.launch.local import Controller
+
+log = logging.getLogger("mpiparallel.cluster")
+
+COMES_BACK = 3.0  # seconds within which a controller that has died should be there again
+
+
+class ControllerKeeper:
+    """What `Cluster` does with its controller."""
+
+    folder: Path
+    cluster_id: str
+    controller_ip: str
+    controller_args: list[str]
+    environment: dict[str, str]
+    log_level: str
+    shutdown_atexit: bool
+    controller: Controller | None
+    update_cluster_file: Callable[[], None]
+    _changing: threading.RLock  # over the starting and the stopping of parts
+    _deaths: keeping.Deaths | None = None
+
+    def _launch_controller(self, again: bool = False) -> None:
+        controller = local.start_controller(
+            self.folder,
+            cluster_id=self.cluster_id,
+            ip=self.controller_ip,
+            log_level=self.log_level,
+            lifeline=self.shutdown_atexit,
+            extra=self.controller_args,
+            environ={**os.environ, **self.environment},
+            again=again,
+        )
+        self.controller = controller
+        if self._deaths is None or not again:
+            self._deaths = keeping.Deaths()
+        self._deaths.started(time.monotonic())
+        controller.process.watch(lambda: self._controller_ended(controller))
+        self.update_cluster_file()
+
+    def _controller_ended(self, controller: Controller) -> None:
+        """See to the end of a controller; called in the thread that has waited for that."""
+        with self._changing:
+            if controller.state == "failed" and not self._start_controller_again(controller):
+                log.warning("%s", controller.failure())
+        controller.ended.set()
+
+    def _start_controller_again(self, controller: Controller) -> bool:
+        deaths = self._deaths
+        if self.controller is not controller or deaths is None or not local.controller_ready(self.folder):
+            return False  # it was replaced, or has never been there
+        if not deaths.once_more(time.monotonic()):
+            log.error("the controller is given up: %s", deaths)
+            keeping.give_up(self.folder)
+            return False
+        level = logging.WARNING if deaths.count == 1 else logging.INFO
+        log.log(level, "%s; it is started again, and what runs goes on", controller.end())
+        controller.process.close()
+        try:
+            self._launch_controller(again=True)
+        except (LaunchError, OSError) as error:
+            log.error("the controller could not be started again: %s", error)
+            keeping.give_up(self.folder)
+            return False
+        return True
+
+    def _await_new_controller(self) -> None:
+        """Wait until one that is just being started again has said where it is."""
+        controller = self._living_controller()
+        if controller is None or self._deaths is None or not self._deaths.count:
+            return
+        deadline = time.monotonic() + local.CONTROLLER_START
+        while controller.running and time.monotonic() < deadline:
+            if connection_file.read(self.folder / connection_file.NAMES["client"]).pid == controller.pid:
+                return
+            time.sleep(0.02)
+
+    def _living_controller(self) -> Controller | None:
+        """Return the controller, if it is there or is just being started again."""
+        deadline = time.monotonic() + COMES_BACK
+        while True:
+            controller = self.controller
+            if controller is None or controller.process.asked_to_stop:
+                return None
+            if controller.running:
+                return controller
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.02)
