@@ -65,7 +65,7 @@ def test_a_cluster_without_engines(config: Config) -> None:
         assert cluster.controller is not None and cluster.controller.state == "running"
         assert "controller=<running>" in repr(cluster)
         left = sorted(files_in(config.state_dir / "default/cluster-a"))
-        assert left == ["client.json", "cluster.json", "controller.log", "engine.json"]
+        assert left == ["client.json", "cluster.json", "controller.json", "controller.log", "engine.json"]
     assert cluster.controller is None
     assert files_in(config.state_dir) == []
 

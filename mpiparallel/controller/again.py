@@ -92,11 +92,6 @@ def of_client(state: State, client: Client) -> list[tuple[Request, int]]:
     ]
 
 
-def is_balanced(request: str) -> bool:
-    """Whether a request, as engines know it, is a balanced task's."""
-    return "_" in request.rpartition("-")[2]
-
-
 def adopt(state: State, world: World, hello: HelloWorld, now: float) -> None:
     """Take over what a world holds of requests that an earlier run of the controller has sent there."""
     assert hello.held is not None
@@ -105,7 +100,7 @@ def adopt(state: State, world: World, hello: HelloWorld, now: float) -> None:
             if name in engine.open:
                 continue
             owner = hello.owners.get(name, "") or name.rpartition("-")[0]
-            if is_balanced(name):
+            if delivery.is_balanced(name):
                 balance.adopt(state, name, owner, number, now)
                 expect(state, owner, now)
                 continue

@@ -99,10 +99,21 @@ def find(state: State, client: Client, task: str) -> bool:
 
 
 def connected(state: State, client: Client) -> None:
-    """Send all that a client has not received on its new connection."""
-    client.unreceived = deque(kept for kept in client.unreceived if kept.message is not None)
+    """Send all that a client has not received on its new connection; gangs' Results whole."""
+    unreceived: dict[Kept, None] = {}
     for kept in client.unreceived:
+        if kept.message is None:
+            continue
+        header: Result = kept.message.header  # type: ignore[assignment]
+        group = state.kept.get(header.request, {})
+        if group.get(header.engine) is kept and len(group) > 1 and is_balanced(header.request):
+            unreceived.update((group[engine], None) for engine in sorted(group))
+        else:
+            unreceived[kept] = None
+    client.unreceived = deque(unreceived)
+    for kept in unreceived:
         assert kept.message is not None
+        kept.owed = True
         state.send(client.peer, *kept.message)
 
 
@@ -118,6 +129,7 @@ def gone(state: State, client: Client) -> None:
     """Let go of the Results for a client that will not connect again: the store has them, or will have."""
     for kept in client.unreceived:
         kept.owed = False
+    for kept in client.unreceived:
         if kept.stored or not state.storing:
             _drop(state, kept)
     client.unreceived.clear()
@@ -141,12 +153,22 @@ def flush(state: State) -> None:
 
 
 def _drop(state: State, kept: Kept) -> None:
+    """Settle a Result; those of a gang together, as a client that has some of them asks for all."""
+    kept.owed = False
     if kept.message is None:
         return
     header: Result = kept.message.header  # type: ignore[assignment]
-    if state.kept.get(header.request, {}).get(header.engine) is kept:  # else it is a copy from the store
-        _forget(state, header.request, header.engine)
-        settle(state, kept.world, header.request, header.engine)
+    group = state.kept.get(header.request, {})
+    if group.get(header.engine) is not kept:
+        return  # it is a copy from the store
+    if len(group) > 1 and is_balanced(header.request):
+        if not any(one.owed for one in group.values()):
+            for engine in list(group):
+                settle(state, group[engine].world, header.request, engine)
+            del state.kept[header.request]
+        return
+    _forget(state, header.request, header.engine)
+    settle(state, kept.world, header.request, header.engine)
 
 
 def _forget(state: State, request: str, engine: int) -> None:
@@ -154,6 +176,11 @@ def _forget(state: State, request: str, engine: int) -> None:
     del group[engine]
     if not group:
         del state.kept[request]
+
+
+def is_balanced(request: str) -> bool:
+    """Whether a request, as engines know it, is a balanced task's."""
+    return "_" in request.rpartition("-")[2]
 
 
 def _client_of(request: str) -> str:

@@ -70,6 +70,16 @@ def unwatch(state: State, job: Job) -> None:
                     del watches[name]
 
 
+def replaced(state: State, task: Balanced) -> Balanced:
+    """Take a task out of its queue, where it counts as ended; return another in its place."""
+    if task.state is BalancedState.QUEUED and state.balancing.headless.pop(task.name, None) is None:
+        _dequeue(state, task)
+    task.advance(BalancedEvent.ABORTED)
+    other = Balanced(task.name, task.number, task.job, task.part, task.seq, task.since)
+    other.aborting = task.aborting
+    return other
+
+
 def _dequeue(state: State, task: Balanced) -> None:
     pool = task.job.pool
     assert pool is not None

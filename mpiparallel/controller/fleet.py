@@ -203,7 +203,15 @@ def adopt(state: State, name: str, client: str, engine: int, now: float) -> None
         task.advance(BalancedEvent.PLACED)
         state.balanced[name] = task
         task.seat = seat
-    elif task.state is not BalancedState.OPEN or name in seat.open:
+    elif task.state is not BalancedState.OPEN:
+        # Its client was back first. It is there already, and must not be sent anywhere.
+        task = state.balanced[name] = endings.replaced(state, task)
+        task.advance(BalancedEvent.READY)
+        task.advance(BalancedEvent.PLACED)
+        task.seat = seat
+        if task.job.header.ranks > 1:
+            gangs.adopt(task, [seat])
+    elif name in seat.open or (task.part is not None and task.job.header.ranks == 1):
         return
     else:
         seats = task.team.seats if task.team is not None else [task.seat]

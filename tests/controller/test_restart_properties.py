@@ -2,9 +2,9 @@
 
 Clients and worlds are modelled as they are: a client keeps a request until it has its results, and sends it
 again when it has lost its connection or is asked to; a bridge keeps a result until it is settled. Messages
-take their time, and those on a connection that is lost are lost, in both directions. Held throughout: nothing
-is run twice, and requests of one client run on each engine in the order sent. In the end: every task has ended
-exactly once at its client, every result is settled, and nothing is left.
+take their time, and those on a connection that is lost are lost, in both directions. Held throughout:
+nothing is run twice, and requests of one client run on each engine in the order sent. In the end: every task
+has ended exactly once at its client, every result is settled, and nothing is left.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class ModelClient:
         assert header.status == "ok", header
         found = self.pending.get(header.request)
         if found is not None:
-            pending, engines = found
+            _, engines = found
             if header.engine not in engines:
                 return
             engines.discard(header.engine)
@@ -142,7 +142,7 @@ class ModelWorld:
             for rank, queue in enumerate(self.queues):
                 results = [one for one in self.unsettled if one[1] == self.engines[rank]]
                 held.append([request for request, _ in [*results, *queue]])
-                owners.update({request: client for request, client in queue})
+                owners.update(queue)
             owners.update({request: client for (request, _), client in self.unsettled.items()})
         fields: Any = {"held": held, "owners": owners}
         self.say(HelloWorld("v", self.name, ["h"] * SIZE, [1] * SIZE, **fields))
@@ -224,6 +224,9 @@ class Losses(RuleBasedStateMachine):
         else:
             peer.take(line.to_peer.popleft())
         return True
+
+    def move_all(self) -> int:
+        return sum(self.move(peer, up) for peer in self.peers for up in (True, False))
 
     def ran(self, request: str, client: str, engine: int) -> None:
         task = request.rpartition("-")[2]
@@ -323,12 +326,12 @@ class Losses(RuleBasedStateMachine):
             for peer in group:
                 if peer.line is None:
                     self.connect(peer)
-            while any([self.move(peer, up) for peer in self.peers for up in (True, False)]):
+            while self.move_all():
                 pass
         for _ in range(100):
-            busy = True
+            busy = 1
             while busy:
-                busy = any([self.move(peer, up) for peer in self.peers for up in (True, False)])
+                busy = self.move_all()
                 for world in self.worlds:
                     for rank in range(SIZE):
                         world.run(rank)
