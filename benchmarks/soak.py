@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import random
 import signal
@@ -55,6 +56,9 @@ def make_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of when clients leave (default %(default)s)")
     parser.add_argument("--other-python", default=_other_python(), help="starts the second world")
     parser.add_argument(
+        "--kill-controller", type=float, default=0, metavar="S", help="kill -9 it every S seconds or so"
+    )
+    parser.add_argument(
         "--growth",
         type=float,
         default=4.0,
@@ -79,7 +83,7 @@ def _other_python() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     options = make_argument_parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
-        run = Soak(Path(folder), options.seed, options.other_python)
+        run = Soak(Path(folder), options.seed, options.other_python, options.kill_controller)
         run.last(60 * options.minutes)
     print(run.report(options.growth, options.share))
     return 1 if run.problems(options.growth, options.share) else 0
@@ -88,14 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Soak:
     """One run."""
 
-    def __init__(self, folder: Path, seed: int = 1, other_python: str = "") -> None:
-        self.folder, self.other_python = folder, other_python
+    def __init__(self, folder: Path, seed: int = 1, other_python: str = "", kill_every: float = 0.0) -> None:
+        self.folder, self.other_python, self.kill_every = folder, other_python, kill_every
         self.dice = random.Random(seed)
         self.sizes: dict[str, Sizes] = {}
         self.accounts: dict[str, Account] = {}
         self.failures: list[str] = []  # of the run itself
         self.log = folder / "clients.log"
         self.left: Counter[str] = Counter()  # how the third client has left
+        self.controllers = 0  # killed
         self.mpis: list[str] = []
         self.seconds = 0.0
 
@@ -161,6 +166,7 @@ class Soak:
         self.sizes = {name: Sizes(psutil.Process(pid)) for name, pid in watched.items()}
         began = time.monotonic()
         leaves = began + self.dice.uniform(*LEAVES)
+        dies = began + self.next_death()
         try:
             while (now := time.monotonic()) < began + seconds:
                 time.sleep(min(1.0, max(0.2, seconds / 500)))
@@ -172,6 +178,9 @@ class Soak:
                     self.part(third)
                     third = self.start_client(rc, "third", ledgers["third"])
                     leaves = now + self.dice.uniform(*LEAVES)
+                if now > dies:
+                    self.kill_controller(rc.cluster)
+                    dies = now + self.next_death()
             self.seconds = time.monotonic() - began
             for client in (second, third):
                 client.stdin.write(b"finish\n")
@@ -230,6 +239,22 @@ class Soak:
             client.wait()
         client.stdin.close()
 
+    def next_death(self) -> float:
+        """Return in how many seconds the controller is to be killed."""
+        return self.dice.uniform(0.5, 1.5) * self.kill_every if self.kill_every else math.inf
+
+    def kill_controller(self, cluster: Any) -> None:
+        """Kill the controller; the cluster starts it again."""
+        before = cluster.controller
+        os.kill(before.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while cluster.controller in (None, before) or not cluster.controller.running:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the controller was not started again")
+            time.sleep(0.05)
+        self.controllers += 1
+        self.sizes.pop("controller", None)  # no process lives long enough to tell
+
     def said(self) -> str:
         return self.log.read_text()[-4000:] if self.log.exists() else "nothing"
 
@@ -275,7 +300,7 @@ class Soak:
         console.print(
             f"{sent} requests in {self.seconds / 60:.1f} min ({', '.join(self.mpis)}); the third client was "
             f"killed {self.left['killed']} times and left {self.left['left']} times; {claimed} requests were "
-            "claimed by a successor."
+            f"claimed by a successor. The controller was killed {self.controllers} times."
         )
         problems = self.problems(growth, share)
         for text in problems[:50]:

@@ -178,5 +178,7 @@ class Outgoing:
 
 
 def _cost(message: Message) -> int:
-    size = OVERHEAD + sum(map(nbytes, message.payload)) if message.payload else OVERHEAD
+    size = OVERHEAD
+    for frame in message.payload:
+        size += len(frame) if type(frame) is bytes else nbytes(frame)
     return size + len(message.header.text) if type(message.header) is Output else size
