@@ -23,8 +23,8 @@ class DaskSession:
         import distributed
 
         self._client, self.engines = client, set(engines)
-        options = {"host": _own_address(client, engines), "scheduler_port": port, "dashboard_address": None}
-        self.cluster = distributed.LocalCluster(n_workers=0, processes=False, **{**options, **scheduler_args})
+        options = {"host": _own_address(client, engines), "scheduler_port": port, "dashboard_address": ":0"}
+        self.cluster = distributed.LocalCluster(n_workers=0, **{**options, **scheduler_args})
         self.dask_client = distributed.Client(self.cluster)
 
     def add(self, engines: list[int], worker_args: dict[str, Any]) -> None:
