@@ -123,6 +123,52 @@ def test_tutorial(environ):
     assert "importing json.decoder on engine(s)" in printed
 
 
+def run_with_engines(environ, name, *words):
+    return run(*COMMAND, "run", "-n", 4, EXAMPLES / name, *words, environ=environ)
+
+
+def test_greyscale(environ, tmp_path):
+    picture = tmp_path / "before-and-after.png"
+    printed = run_with_engines(environ, "greyscale.py", picture)
+    assert "the same pictures: True" in printed
+    for title in ("one after the other:", "dview.map_sync:", "lview.map_sync:"):
+        assert re.search(rf"{re.escape(title)} +16 pictures in +[\d.]+ s", printed)
+    written = picture if picture.exists() else picture.with_suffix(".ppm")
+    assert str(written) in printed and written.stat().st_size > 10_000
+    written.unlink()
+
+
+def test_parameter_sweep(environ):
+    printed = run_with_engines(environ, "parameter_sweep.py")
+    found, tried = map(int, re.search(r"(\d+) of (\d+) pendulums turned over", printed).groups())
+    assert found == 5 and 5 <= tried <= 300
+    assert len(re.findall(r"force \d\.\d+, frequency \d\.\d+: \d+ turns", printed)) == 5
+
+
+def test_dependency_graph(environ):
+    printed = run_with_engines(environ, "dependency_graph.py")
+    assert re.search("A year, printed by engine [02]", printed)
+    assert len(re.findall("where its data was: True", printed)) == 4
+    assert "the report began after all of them: True" in printed
+    assert "after a failure: ImpossibleDependency" in printed and "if it fails: CLEAN UP" in printed
+
+
+def test_gangs(environ):
+    printed = run_with_engines(environ, "gangs.py")
+    rows = re.findall(r"(\d+) points on (\d) +\[([\d, ]+)\] +([\d.]+)", printed)
+    assert len(rows) == 12 and all(len(engines.split(",")) == int(ranks) for _, ranks, engines, _ in rows)
+    assert len({(points, heat) for points, _, _, heat in rows}) == 3  # however many ranks share it
+    assert "a map of gangs: [19.0, 39.0, 59.0, 79.0]" in printed
+
+
+def test_grid_search(environ):
+    pytest.importorskip("sklearn")
+    printed = run_with_engines(environ, "grid_search.py")
+    tasks = int(re.search(r"12 candidates, 3 folds: [\d.]+ s, (\d+) tasks on the engines", printed)[1])
+    assert tasks >= 4
+    assert "the same as without engines: True" in printed
+
+
 def test_every_example_is_tested():
     tested = Path(__file__).read_text()
     assert [path.name for path in EXAMPLES.glob("*.py") if path.name not in tested] == []
