@@ -321,6 +321,12 @@ class AsyncResult(Described, LightFuture):
             raise RuntimeError("Can't abort, I am already done!")
         self._client.abort(self)
 
+    def _sent_tasks(self) -> list[Task]:
+        return list(self._tasks)
+
+    def _send_no_more(self) -> None:
+        """All is sent already."""
+
     def split(self) -> list[AsyncResult]:
         """Return one AsyncResult for each task."""
         return [

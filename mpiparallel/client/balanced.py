@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel.client import partition
+from mpiparallel.client import partition, waiting
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.balancedmap import BalancedMapResult
 from mpiparallel.client.chunks import Chunks
@@ -287,6 +287,12 @@ class LoadBalancedView(View):
         )  # fmt: skip
 
     # ------------------------------------------------------------ the rest
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Take `jobs`, or all that this view has submitted, out of the queues where they have not begun."""
+        if jobs is None:
+            waiting.stop_sending(self.client, None, self._token)
+        super().abort(jobs, targets, block)
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[Any, Any]:
         """Return how many tasks these engines have, and how many wait for one, as `Client.queue_status`."""

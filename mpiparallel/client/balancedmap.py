@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpiparallel import error
 from mpiparallel.client.asyncresult import FIRST_EXCEPTION
-from mpiparallel.client.chunks import Chunks, Kept, Sizes
+from mpiparallel.client.chunks import Chunks, Kept, Sizes, Tasks
 from mpiparallel.client.mapresult import AsyncMapResult
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.client.view_base import dump_function, name_of
@@ -33,21 +33,6 @@ WINDOW_BYTES = 64 << 20  # what they hold
 FIRST_BATCH, BATCH = 32, 512  # chunks in the first message, and in a later one
 BATCH_BYTES = 1 << 20
 KEEP = 1_000  # up to this many chunks a map keeps its Tasks, and so what rc.results and rc.metadata show
-
-
-class _Tasks(Sequence[Task]):
-    """The tasks of a map: those that are still held, and others made from what is kept of them."""
-
-    def __init__(self, result: BalancedMapResult) -> None:
-        self._result = result
-
-    def __len__(self) -> int:
-        return len(self._result._chunks)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return self._result._task(range(len(self))[index])
 
 
 class BalancedMapResult(AsyncMapResult):
@@ -99,7 +84,7 @@ class BalancedMapResult(AsyncMapResult):
         )  # fmt: skip
         self._options = {"return_exceptions": bool(return_exceptions)}
         self._label = label
-        self._tasks = _Tasks(self)  # type: ignore[assignment]
+        self._tasks = Tasks(len(chunks), self._task)  # type: ignore[assignment]
         self._sizes = Sizes(chunks)
         self._left = len(chunks)
 
@@ -128,6 +113,7 @@ class BalancedMapResult(AsyncMapResult):
             raise
         if self._next == len(self._chunks):
             return
+        self._client._feeding.add(self)
         threading.Thread(target=self._feed_in_thread, name="mpiparallel-map", daemon=True).start()
 
     def _feed_in_thread(self) -> None:
@@ -247,7 +233,7 @@ class BalancedMapResult(AsyncMapResult):
         """Take out of the queues what has not begun; whoever waited for it does not any more."""
         unsent = len(self._chunks) - self._next
         self._stop_sending(error.TaskAborted("the map was broken off before this was sent"))
-        under_way = [task for task in list(self._live.values()) if not task.done]
+        under_way = [task for task in self._sent_tasks() if not task.done]
         if under_way and self._client._connection.gone is None:
             self._client._connection.abort(under_way)
         if isinstance(problem, KeyboardInterrupt):
@@ -267,8 +253,14 @@ class BalancedMapResult(AsyncMapResult):
         """
         if self.done():
             raise RuntimeError("Can't abort, I am already done!")
+        self._send_no_more()
+        self._client._connection.abort(self._sent_tasks())
+
+    def _send_no_more(self) -> None:
         self._stop_sending(error.TaskAborted("the map was aborted before this was sent"))
-        self._client._connection.abort([task for task in list(self._live.values()) if not task.done])
+
+    def _sent_tasks(self) -> list[Task]:
+        return list(self._live.values())
 
     # ------------------------------------------------------------ taking in
 
@@ -279,8 +271,7 @@ class BalancedMapResult(AsyncMapResult):
                 self._absorb_chunk(self._finished.popleft())
 
     def _absorb_chunk(self, index: int) -> None:
-        while (task := self._live.get(index)) is None:
-            time.sleep(0)  # it was done before _send_batch could note it
+        task = self._live[index]
         first, last = self._chunks.bounds(index)
         failure = task.error()
         if failure is not None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpiparallel.client import partition
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.wire import objects
-
-_PLAIN = frozenset([int, float, str, bytes, bool, complex, type(None)])
 
 
 class Chunks:
@@ -33,16 +30,7 @@ class Chunks:
         """Return chunk `index` as it travels."""
         first, last = self.bounds(index)
         chunk = tuple([sequence[first:last] for sequence in self._sequences])
-        if all(_is_plain(piece) for piece in chunk):
-            return [pickle.dumps(chunk, 5)]  # cloudpickle would cost more than a short task
         return objects.dumps(chunk)
-
-
-def _is_plain(piece: Any) -> bool:
-    kind = type(piece)
-    if kind in (list, tuple):
-        return len(piece) <= 16 and all(type(item) in _PLAIN for item in piece)
-    return kind is range or kind in _PLAIN
 
 
 class Sizes(Sequence[int]):
@@ -59,6 +47,21 @@ class Sizes(Sequence[int]):
             return [self[number] for number in range(*index.indices(len(self)))]
         first, last = self._chunks.bounds(range(len(self))[index])
         return last - first
+
+
+class Tasks(Sequence[Task]):
+    """The tasks of a map, each made or found when it is asked for."""
+
+    def __init__(self, count: int, find: Callable[[int], Task]) -> None:
+        self._count, self._find = count, find
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return self._find(range(len(self))[index])
 
 
 class Kept:

@@ -78,6 +78,7 @@ class Client(ControlMixin):
         self.profile = profile or self._config.profile
         self.cluster = cluster
         self._dask: Any = None  # dask's scheduler and workers, if there are any
+        self._feeding: weakref.WeakSet[Any] = weakref.WeakSet()  # maps that threads of their own send
         self.debug = bool(options.get("debug"))
         self.history = History()
         self._connection = Connection(info, self._config, timeout, path)

@@ -48,8 +48,11 @@ class ControlMixin:
 
     def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> bool:
         """Wait as `wait` does, with a progress bar."""
-        tasks = self._connection.outstanding() if jobs is None else self._tasks(jobs)
-        result = AsyncResult(self, tasks, "wait", owner=False)  # type: ignore[arg-type]
+        if isinstance(jobs, AsyncResult):
+            result = jobs
+        else:
+            tasks = self._connection.outstanding() if jobs is None else self._tasks(jobs)
+            result = AsyncResult(self, tasks, "wait", owner=False)  # type: ignore[arg-type]
         result.wait_interactive(interval, timeout)
         return result.done()
 
@@ -109,6 +112,8 @@ class ControlMixin:
         TypeError
             If a job is something else.
         """
+        if targets is None:
+            waiting.stop_sending(self, jobs)  # type: ignore[arg-type]
         tasks = self._connection.outstanding() if jobs is None else self._tasks(_check_jobs(jobs))
         if targets is not None:
             chosen = set(self._engine_ids(targets))

@@ -99,7 +99,7 @@ def find_tasks(client: Client, jobs: Any) -> list[Task]:
         If something is none of these.
     """
     if isinstance(jobs, AsyncResult):
-        return list(jobs._tasks)
+        return jobs._sent_tasks()
     if isinstance(jobs, int) and not isinstance(jobs, bool):
         jobs = client.history[jobs]
     if isinstance(jobs, str):
@@ -110,6 +110,19 @@ def find_tasks(client: Client, jobs: Any) -> list[Task]:
     if isinstance(jobs, Iterable):
         return [task for job in jobs for task in find_tasks(client, job)]
     raise TypeError(f"a job is a msg_id, an index of the history or an AsyncResult, not {jobs!r}")
+
+
+def stop_sending(client: Client, jobs: Any, owner: object = None) -> None:
+    """Let the maps among `jobs`, or all (of one view), send no more than they have sent."""
+    if isinstance(jobs, AsyncResult):
+        jobs._send_no_more()
+    elif isinstance(jobs, (list, tuple, set)):
+        for job in jobs:
+            stop_sending(client, job)
+    elif jobs is None:
+        for result in list(client._feeding):
+            if owner is None or result._view._token is owner:
+                result._send_no_more()
 
 
 def wait(client: Client, jobs: Any, timeout: float) -> bool:
@@ -127,8 +140,6 @@ def _split_futures(client: Client, jobs: Any, futures: list[Future[Any]]) -> lis
     if isinstance(jobs, (str, int, slice)):
         return find_tasks(client, jobs)
     if isinstance(jobs, Future):
-        if isinstance(jobs, AsyncResult):
-            return list(jobs._tasks)
         futures.append(jobs)
         return []
     if isinstance(jobs, Iterable):

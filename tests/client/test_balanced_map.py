@@ -187,6 +187,26 @@ def test_abort_in_the_middle(small_window, fake, client, lview):
     assert len(everything) == 100 and isinstance(everything[99], ipp.TaskAborted)
 
 
+@pytest.mark.parametrize("how", ["view", "client", "result", "list"])
+def test_whoever_aborts_a_map_ends_its_sending(small_window, fake, client, lview, how):
+    fake.paused.set()
+    result, other = lview.map_async(abs, range(100)), client.load_balanced_view().map_async(abs, range(20))
+    assert wait_until(lambda: result._next == 6)
+    {
+        "view": lview.abort,
+        "client": client.abort,
+        "result": lambda: lview.abort(result),
+        "list": lambda: client.abort([result, *other.msg_ids]),
+    }[how]()
+    fake.release(client)
+    with pytest.raises(ipp.TaskAborted):
+        result.get(10)
+    assert result._next == 6
+    assert client.wait([result, other], 10) and not client.outstanding
+    if how != "client":
+        assert other.get(10, return_exceptions=True)[19] == 19
+
+
 def test_ctrl_c_takes_back_what_has_not_begun(monkeypatch, small_window, fake, client, lview, caplog):
     fake.paused.set()
 
@@ -216,7 +236,7 @@ def test_gangs(lview):
         assert lview.map_sync(pow, range(5), [2] * 5, chunksize=2) == [[x * x] * 2 for x in range(5)]
 
 
-def test_chunks_of_plain_items_need_no_cloudpickle():
+def test_chunks():
     from mpiparallel.wire import objects
 
     for sequence in ([1, "a", None], range(9), "text", b"bytes", [[1], {2}], numpy.arange(5)):
