@@ -18,7 +18,7 @@ import numpy as np
 import mpiparallel as ipp
 
 # The last ones take longest.
-SIZES = [60, 80, 100, 120, 140, 160, 200, 240, 280, 320, 400, 480, 560, 640, 720, 800]
+SIZES = [60, 80, 100, 120, 140, 160, 180, 200, 220, 240, 280, 320, 360, 400, 440, 480]
 
 
 def landscape(size, seed):
