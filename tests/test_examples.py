@@ -153,6 +153,14 @@ def test_dependency_graph(environ):
     assert "after a failure: ImpossibleDependency" in printed and "if it fails: CLEAN UP" in printed
 
 
+def test_gangs(environ):
+    printed = run_with_engines(environ, "gangs.py")
+    rows = re.findall(r"(\d+) points on (\d) +\[([\d, ]+)\] +([\d.]+)", printed)
+    assert len(rows) == 12 and all(len(engines.split(",")) == int(ranks) for _, ranks, engines, _ in rows)
+    assert len({(points, heat) for points, _, _, heat in rows}) == 3  # however many ranks share it
+    assert "a map of gangs: [19.0, 39.0, 59.0, 79.0]" in printed
+
+
 def test_grid_search(environ):
     pytest.importorskip("sklearn")
     printed = run_with_engines(environ, "grid_search.py")

@@ -227,10 +227,14 @@ def test_executors(rc):
     assert rc[:].apply_sync(abs, -1) == [1] * 4
 
 
-def test_cancel(rc):
+def test_cancel(rc, tmp_path):
+    def work(path):
+        open(path, "x").close()
+        time.sleep(0.6)
+
     executor = rc.executor([1])
-    futures = [executor.submit(time.sleep, 0.6) for _ in range(4)]
-    assert wait_until(lambda: rc.queue_status()[1]["tasks"])
+    futures = [executor.submit(work, str(tmp_path / str(number))) for number in range(4)]
+    assert wait_until((tmp_path / "0").exists)
     began = time.monotonic()
     assert futures[3].cancel() and futures[2].cancel()
     assert time.monotonic() - began < 0.6
