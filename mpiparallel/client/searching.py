@@ -67,7 +67,7 @@ class Search:
         if not self._told and now - self._began > QUIET:
             self._told = True
             log.warning(
-                "%s What is pending waits for it to be started again, for %g s at most.",
+                "%s What is pending waits until it is back, for %g s at most.",
                 self.reason,
                 self._patience,
             )
@@ -115,10 +115,7 @@ class Search:
         """Say that the controller is back, to somebody who was told that it was lost."""
         if self._told:
             log.warning(
-                "The controller (process %d on %s) is back; %d pending requests were sent again.",
-                info.pid,
-                info.host,
-                pending,
+                "The controller on %s is back; %d pending requests were sent again.", info.host, pending
             )
 
     @staticmethod
