@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=200_000, help="of each row (default %(default)s)")
     parser.add_argument("--tasks", type=int, default=1_000_000, help="of the last run (default %(default)s)")
     options = parser.parse_args()
+    gc.set_threshold(50_000, 20, 50)  # as the controller does
     workloads = [one_by_one, to_all, balanced, singly]
     names = f"{'one by one':>14} {'to all at once':>16} {'balanced':>14} {'singly':>14}"
     print(f"{'engines':>9} {names}   events/s")

@@ -91,6 +91,7 @@ def _dequeue(state: State, task: Balanced) -> None:
         return
     queue = table.gangs[ranks, pool]
     queue.dropped()
+    table.look_at_gangs = True  # engines may be reserved for it
     if not queue.size:
         del table.gangs[ranks, pool]
 

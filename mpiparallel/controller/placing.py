@@ -377,6 +377,8 @@ def recall(state: State, now: float) -> None:
 
 def recall_due(state: State) -> float:
     """Return when `recall` has something to do: a time, or infinity."""
+    if state.paused:
+        return float("inf")
     return min(
         (
             next(iter(pool.behind)).progress + PATIENCE

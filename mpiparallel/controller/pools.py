@@ -182,7 +182,9 @@ class Queue:
         turns = self._turns
         turns.stamp += 1
         line.turn.stamp = turns.stamp
-        if not line.tasks:
+        if not self.size:
+            self._clear()
+        elif not line.tasks:
             self._close(line)
         elif len(order) > 1:
             order.rotate(-1)
@@ -193,7 +195,9 @@ class Queue:
         line = self._lines[task.job.header.client]
         line.tasks.remove(task)
         self.size -= 1
-        if not line.tasks:
+        if not self.size:
+            self._clear()
+        elif not line.tasks:
             self._order.remove(line)
             del self._lines[line.client]
             self._turns.leave(line.client, line.turn)
@@ -217,9 +221,12 @@ class Queue:
                     self._close(self._order[0])
             self._stale = 0
         elif not self.size:
-            while self._order:
-                self._close(self._order[0])
-            self._stale = 0
+            self._clear()
+
+    def _clear(self) -> None:
+        while self._order:
+            self._close(self._order[0])
+        self._stale = 0
 
     def __iter__(self) -> Iterator[Balanced]:
         for line in self._order:

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mpiparallel.controller.lives import BalancedState
 from mpiparallel.controller.placing import MOST, has_room
+from mpiparallel.controller.pools import HELD
 from mpiparallel.wire.messages import (
     Abort,
     Balance,
@@ -298,6 +300,17 @@ class Balanced(RuleBasedStateMachine):
             assert seat.direct == len(engine.open)
             assert (seat.level >= 0) is has_room(table, seat)
             assert (seat.number in seat.crew.idle) is (seat.level == 0)
+
+    @invariant()
+    def engines_are_held_for_gangs_that_wait(self) -> None:
+        table = self.state.balancing
+        held = {seat.number for seat in table.seats.values() if seat.closed & HELD}
+        if table.reserved is None:
+            assert not held
+        else:
+            assert table.reserved.task.state is BalancedState.QUEUED
+            assert held == set(table.reserved.seats)
+            assert len(held) == table.reserved.task.job.header.ranks
 
     def teardown(self) -> None:
         if not hasattr(self, "driver"):
