@@ -94,6 +94,7 @@ class Soak:
 
     def __init__(self, folder: Path, seed: int = 1, other_python: str = "", kill_every: float = 0.0) -> None:
         self.folder, self.other_python, self.kill_every = folder, other_python, kill_every
+        self.all_output = not kill_every  # what is on its way when the controller is killed is lost
         self.dice = random.Random(seed)
         self.sizes: dict[str, Sizes] = {}
         self.accounts: dict[str, Account] = {}
@@ -152,7 +153,7 @@ class Soak:
 
     def traffic(self, rc: Any, seconds: float) -> None:
         ledgers = {name: self.folder / f"{name}.ledger" for name in ("first", "second", "third")}
-        sender = Sender(rc, "first", ledgers["first"])
+        sender = Sender(rc, "first", ledgers["first"], self.all_output)
         thread = threading.Thread(target=self.guarded, args=(sender,), name="soak-sender")
         second = self.start_client(rc, "second", ledgers["second"])
         third = self.start_client(rc, "third", ledgers["third"])
@@ -218,6 +219,7 @@ class Soak:
             str(rc.cluster.connection_file),
             name,
             str(ledger),
+            str(int(self.all_output)),
         ]
         environ = {**os.environ, "MPIPARALLEL_STATE": str(self.folder), "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:

@@ -1,6 +1,6 @@
 """A client of the soak: it sends jobs without rest and writes down what becomes of each.
 
-``python -m benchmarks.soak_client CONNECTION-FILE NAME LEDGER`` is one in a process of its own, which goes on
+``python -m benchmarks.soak_client CONNECTION-FILE NAME LEDGER 1`` is one in a process of its own, which goes on
 until its standard input says ``finish`` (it waits for what is under way), says ``leave`` (it does not), or
 ends. Started again with the same ledger it claims what its predecessor has not seen to the end.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.soak_requests import OK, Job, judge, kind_of, send, token_of
 from mpiparallel import Client
-from mpiparallel.error import NoEnginesRegistered
+from mpiparallel.error import ConnectionFileError, NoEnginesRegistered
 
 OPEN = 10  # jobs under way
 PATIENCE = 120.0  # seconds in which what was sent ends
@@ -120,8 +120,8 @@ def lines(path: Path) -> Iterator[str]:
 class Sender:
     """Sends jobs, some at a time, looks at what has ended, and writes both down."""
 
-    def __init__(self, rc: Client, name: str, path: Path) -> None:
-        self.rc, self.name, self.path = rc, name, path
+    def __init__(self, rc: Client, name: str, path: Path, all_output: bool = True) -> None:
+        self.rc, self.name, self.all_output = rc, name, all_output
         self.jobs: deque[Job] = deque()
         account = mend(path)
         self.next = account.next
@@ -205,7 +205,7 @@ class Sender:
             if not job.done:
                 self.jobs.append(job)
                 continue
-            outcomes, wrong = judge(job)
+            outcomes, wrong = judge(job, self.all_output)
             for text in wrong:
                 self.complain(job.number, f"{job.kind}{' (claimed)' * job.claimed}: {text}")
             self.ledger.write("ended", job.number, *outcomes)
@@ -221,10 +221,22 @@ def mend(path: Path) -> Account:
     return Account.read(path)
 
 
-def main(file: str, name: str, path: str) -> None:
-    with Client(file) as rc:
+def connected(file: str) -> Client:
+    """Return a client, also while the controller is on its way back."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return Client(file)
+        except (ConnectionFileError, TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def main(file: str, name: str, path: str, all_output: str) -> None:
+    with connected(file) as rc:
         rc.wait_for_engines(2, interactive=False)
-        sender = Sender(rc, name, Path(path))
+        sender = Sender(rc, name, Path(path), bool(int(all_output)))
 
         def listen() -> None:
             sender.leaves = sys.stdin.readline().strip() != "finish"
