@@ -88,7 +88,9 @@ ROWS = [
     Row("gangs", "a gang of 2, one after the other", milliseconds, False, "ahead", first(False)),
 ]  # fmt: skip
 LONG_MAP = "long-map"
-GROWTH = 100.0  # MB that each may grow by in a map of ten million items
+# MB by which they may grow in a map of ten million items. The client has the values in the end: 80 MB of
+# references to None, and as many in the lists that came.
+GROWTH = {"client": 200.0, "controller": 50.0, "engines": 50.0}
 STORE = "store"
 STORE_COST = 0.20
 WORKLOADS = (*(row.workload for row in ROWS), STORE, LONG_MAP)
@@ -231,8 +233,9 @@ def long_map_lines(ours: System) -> list[str]:
         return ["a map of ten million items: not measured"]
     seconds = found[-1]["seconds"]
     grown = {name: size / 1e6 for name, size in found[-1].items() if name != "seconds"}
-    text = ", ".join(f"{name} {size:.0f} MB" for name, size in grown.items())
+    text = ", ".join(f"{name} {size:.0f} MB (at most {GROWTH[name]:.0f})" for name, size in grown.items())
+    met = all(size <= GROWTH[name] for name, size in grown.items())
     return [
-        f"a map of ten million items in chunks of 10,000: {seconds:.1f} s; at its peak, grown by: {text} "
-        f"(goal: at most {GROWTH:.0f} MB each): {verdict(max(grown.values()) <= GROWTH)}"
+        f"a map of ten million items in chunks of 10,000: {seconds:.1f} s; at its peak, grown by: {text}: "
+        f"{verdict(met)}"
     ]

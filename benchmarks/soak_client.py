@@ -1,8 +1,9 @@
 """A client of the soak: it sends jobs without rest and writes down what becomes of each.
 
-``python -m benchmarks.soak_client CONNECTION-FILE NAME LEDGER 1`` is one in a process of its own, which goes on
+``python -m benchmarks.soak_client CONNECTION-FILE NAME LEDGER 1`` is one in a process of its own. It goes on
 until its standard input says ``finish`` (it waits for what is under way), says ``leave`` (it does not), or
-ends. Started again with the same ledger it claims what its predecessor has not seen to the end.
+ends. Started again with the same ledger it claims what its predecessor has not seen to the end. With 0 at the
+end of the command it does not expect all output to come.
 """
 
 from __future__ import annotations
