@@ -332,7 +332,7 @@ class BalancedMapResult(AsyncMapResult):
         if self._stopped is not None:
             first, _ = self._chunks.bounds(self._next)
             return items[:first] + [self._stopped] * (len(items) - first)
-        return list(items)
+        return items if self._blocking else list(items)  # nobody else has this result
 
     def successful(self) -> bool:
         if not self.done():

@@ -288,27 +288,6 @@ def test_joblib(rc, lview):
             joblib.Parallel()(joblib.delayed(divmod)(1, x) for x in range(3))
 
 
-def test_grid_search(rc, lview):
-    pytest.importorskip("sklearn")
-    import joblib
-    from sklearn.datasets import load_iris
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-
-    def search():
-        return GridSearchCV(LogisticRegression(max_iter=500), {"C": [0.01, 0.1, 1, 10]}, cv=3, n_jobs=-1)
-
-    lview.register_joblib_backend()
-    sent = len(rc.history)
-    with joblib.parallel_config("mpiparallel"):
-        found = search().fit(*load_iris(return_X_y=True))
-    assert len(rc.history) > sent
-    with joblib.parallel_config("sequential"):
-        here = search().fit(*load_iris(return_X_y=True))
-    assert found.best_params_ == here.best_params_
-    assert numpy.allclose(found.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"])
-
-
 def test_several_threads_share_a_view(lview):
     values = {}
 
