@@ -131,7 +131,7 @@ class Connection:
             self._requests += 1
             request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
             digest, sent_function = self._place_function(function, engines)
-            request.function, request.frames, request.common = digest, function, common
+            request.function, request.frames = digest, function
             if track:
                 request.sent = threading.Event()
             payload = [*sent_function, *common]
@@ -147,6 +147,7 @@ class Connection:
                 payload.extend(part)
             self.pending[request.id] = {task.engine: task for task in tasks}
             for task in tasks:
+                task.common = common
                 self.tasks[task.msg_id] = task
             self._io.put(Message(header, payload), request if track else None)
         self._io.wake()
@@ -194,7 +195,7 @@ class Connection:
                 request = Request(f"{self.name}-{self._requests}", verb, time.time(), label, owner)
                 request.ranks = ranks
                 request.function = _digest(function) if function else b""
-                request.frames, request.common = function, common
+                request.frames = function
                 if after is not None:
                     request.after = after.tasks
                 if follow is not None:
@@ -216,7 +217,7 @@ class Connection:
             tasks = []
             for number, part in enumerate(parts, first):
                 task = Task(request, number)
-                task.inputs = part
+                task.common, task.inputs = common, part
                 payload.extend(part)
                 self.balanced[task.msg_id] = self.tasks[task.msg_id] = task
                 tasks.append(task)

@@ -121,7 +121,7 @@ def _message(connection: Connection, tasks: Sequence[Task]) -> Message:
         function = connection._function_for_hub(request)
     else:
         _, function = connection._place_function(request.frames, [task.engine for task in tasks])
-    payload: list[Any] = [*function, *request.common]
+    payload: list[Any] = [*function, *tasks[0].common]
     changes: dict[str, Any] = {"common": len(payload), "function_frames": len(function), "again": True}
     if isinstance(header, Balance):
         changes.update(first=tasks[0].number, parts=[len(task.inputs) for task in tasks])

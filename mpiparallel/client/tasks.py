@@ -44,7 +44,6 @@ class Request:
     # Defaults here, not in __init__: a request for one short task has to be cheap.
     ranks = 0  # how many engines run a task together; 0: one that the client chose
     header: Submit | Balance | None = None  # as it was sent first
-    common: Sequence[Any] = ()  # payload for all tasks, without the function
     function = b""
     frames: Sequence[Any] = ()  # the function's, in case somebody lacks it
     sent: threading.Event | None = None  # set when the I/O thread has sent it, if it is tracked
@@ -78,8 +77,9 @@ class Task:
         Who runs it; NOBODY until a balanced task has ended, and then the first of a gang.
     engines
         All engines of a gang, when it has ended.
-    inputs
-        The payload for this task alone, until it is done.
+    common, inputs
+        The payload for all tasks of the request, without the function, and for this one alone; until it is
+        done, in case they have to be sent again.
     """
 
     done = False
@@ -91,6 +91,7 @@ class Task:
     failure: Failure | Exception | None = None
     engines: list[int] | None = None
     infos: Sequence[EngineInfo | None] = ()  # of `engines`
+    common: Sequence[Any] = ()
     inputs: Sequence[Any] = ()
     aborting = False  # whether somebody has asked for it to be aborted
     events: deque[Event] | None = None  # emptied by whoever reads the metadata
@@ -137,7 +138,7 @@ class Task:
         """Note how the task ended and tell its listeners."""
         self.status, self.payload, self.failure = status, payload, failure
         self.started, self.completed, self.received = started, completed, received
-        self.inputs = ()
+        self.inputs = self.common = ()
         with _lock:
             self.done = True
             listeners, self.listeners = self.listeners, ()

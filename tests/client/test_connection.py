@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -287,6 +288,28 @@ def test_tracked_sending(fake, client):
     assert result.sent
     result.get(10)
     assert [part.sum() for part in client[:]["a"]] == [500_000] * 4
+
+
+@pytest.mark.parametrize("kind", ["push", "scatter", "balanced"])
+def test_sent_data_is_let_go_when_it_is_done(client, kind):
+    """Whoever holds a result need not hold what was sent for it."""
+    array = np.ones(500_000)
+    array.shape = 1000, 500
+    view, options = client[:2], {"block": False, "track": True}
+    if kind == "push":
+        result = view.push({"a": array}, **options)
+    elif kind == "scatter":
+        result = view.scatter("a", array, **options)
+    else:
+        balanced = client.load_balanced_view()
+        balanced.track = True
+        result = balanced.apply_async(len, array)
+    held = weakref.ref(array)
+    del array
+    result.get(10)
+    gc.collect()
+    assert held() is None
+    assert result.done()
 
 
 def test_what_arrives_is_writeable(client):
