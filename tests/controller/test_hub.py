@@ -8,6 +8,7 @@ import pytest
 
 from mpiparallel.controller.hub import PERMITTED
 from mpiparallel.controller.lives import WorldState
+from mpiparallel.wire.between import Drop, Made, Want
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
@@ -115,6 +116,9 @@ class TestWhoMaySayWhat:
             "Blocked": Blocked(0, "r", None),
             "Broken": Broken(0, "world", [0]),
             "Renew": Renew("world", "world~1", 1, [0]),
+            "Want": Want([0]),
+            "Made": Made([0], 1),
+            "Drop": Drop([0]),
             "Examine": Examine(1, []),
             "Ledgers": Ledgers(0, 1, 0, 0, False, None, {}),
             "Held": Held(0, 1, {}, {}),
