@@ -23,6 +23,7 @@ _HOMES = {
     "mpiparallel.client.views": ["BroadcastView", "DirectView"],
     "mpiparallel.client.asyncresult": ["AsyncResult"],
     "mpiparallel.client.mapresult": ["AsyncMapResult"],
+    "mpiparallel.client.hubqueries": ["AsyncHubResult"],
     "mpiparallel.client.functions": ["ParallelFunction", "RemoteFunction", "parallel", "remote"],
     "mpiparallel.client.compat": [
         "PrePickled", "can", "can_map", "deserialize_object", "pack_apply_message", "serialize_object",

@@ -38,6 +38,10 @@ class Config:
     notice_after: float = 30.0  # a wait in MPI that lasts so long is told to the client
     output_window: int = 256 << 10  # output in flight from one engine to the client
     max_frame: int = 16 << 30
+    results_bytes: int = 1 << 30  # of results that wait in the controller's folder
+    results_count: int = 1_000_000
+    results_age: float = 7 * 86400.0
+    results_memory: int = 256 << 20  # of large results that are not on disk
     max_backlog: int = 2 << 30  # what the controller holds for peers that do not read
     scheme: str = "leastload"  # how engines are chosen for balanced tasks
     hwm: int | None = None  # balanced tasks on one engine; 0: any number; None: by how long they take
@@ -51,7 +55,8 @@ class Config:
         (``IPP_NONINTERACTIVE`` too), ``MPIPARALLEL_FT`` (``0``: a world ends with its first rank that dies),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
         ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
-        ``_MAX_BACKLOG`` (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller).
+        ``_MAX_BACKLOG``, ``_RESULTS_BYTES``, ``_RESULTS_COUNT``, ``_RESULTS_AGE``, ``_RESULTS_MEMORY``
+        (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller).
 
         Raises
         ------
@@ -79,6 +84,7 @@ class Config:
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
             ("reconnect_for", float), ("notice_after", float),
             ("output_window", int), ("max_frame", int), ("max_backlog", int),
+            ("results_bytes", int), ("results_count", int), ("results_age", float), ("results_memory", int),
         ):  # fmt: skip
             variable = "MPIPARALLEL_" + name.upper()
             if environ.get(variable):

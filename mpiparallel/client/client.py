@@ -12,6 +12,7 @@ from mpiparallel.client.balanced import LoadBalancedView
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.control import ControlMixin
 from mpiparallel.client.executor import ViewExecutor
+from mpiparallel.client.hubqueries import HubQueriesMixin
 from mpiparallel.client.metadata import Metadata
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.client.views import BroadcastView, DirectView
@@ -22,7 +23,7 @@ _SSH = ("sshserver", "sshkey", "password", "paramiko")
 _IGNORED = ("ipython_dir", "context", "debug")  # IPython Parallel has them; they mean nothing here
 
 
-class Client(ControlMixin):
+class Client(ControlMixin, HubQueriesMixin):
     """A connection to a controller and its engines.
 
     >>> rc = ipp.Client()  # doctest: +SKIP

@@ -227,6 +227,12 @@ class Connection:
             self.end(self.gone)
         return tasks
 
+    def next_request(self) -> int:
+        """Return a number for a request, which no other has."""
+        with self._lock:
+            self._requests += 1
+            return self._requests
+
     def _place_function(self, function: Sequence[Any], engines: Sequence[int]) -> tuple[bytes, Sequence[Any]]:
         """Return the digest of `function` and those frames of it that have to be sent."""
         if not function:

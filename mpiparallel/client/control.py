@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel import error
 from mpiparallel.client import interrupting, waiting
 from mpiparallel.client import where as whereabouts
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.tasks import History, Task, TaskMapping
-from mpiparallel.wire.messages import Ask, Signal, Stop
+from mpiparallel.wire.messages import Signal, Stop
 
 if TYPE_CHECKING:
     from mpiparallel.client.views import DirectView
@@ -31,6 +30,7 @@ class ControlMixin:
     _connection: Connection
     _engine_ids: Any
     direct_view: Any
+    _ask: Any
 
     # ------------------------------------------------------------ jobs
 
@@ -58,42 +58,6 @@ class ControlMixin:
 
     def _tasks(self, jobs: Any) -> list[Task]:
         return waiting.find_tasks(self, jobs)  # type: ignore[arg-type]
-
-    def get_result(
-        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
-    ) -> Any:
-        """Return the AsyncResult of msg_ids or indices of the history; the last request's by default.
-
-        Raises
-        ------
-        KeyError
-            If a result is not known here, or nobody holds it any more.
-        """
-        jobs: Any = -1 if indices_or_msg_ids is None else indices_or_msg_ids
-        if isinstance(jobs, (int, slice)):
-            try:
-                jobs = self.history[jobs]
-            except IndexError:
-                raise IndexError(f"index {jobs}: the history holds {len(self.history)} tasks") from None
-        single = isinstance(jobs, str)
-        msg_ids: list[str] = []
-        for job in [jobs] if single or isinstance(jobs, AsyncResult) else jobs:
-            if isinstance(job, AsyncResult):
-                msg_ids.extend(job.msg_ids)
-            else:
-                msg_ids.append(self.history[job] if isinstance(job, int) else job)
-        tasks = []
-        for msg_id in msg_ids:
-            task = self._connection.tasks.get(msg_id)
-            if task is None:
-                raise KeyError(
-                    f"no task {msg_id!r} is known here: keep the AsyncResult of what you want to see later"
-                )
-            tasks.append(task)
-        result = AsyncResult(self, tasks, "get_result", single=single, owner=owner)  # type: ignore[arg-type]
-        if self.block if block is None else block:
-            result.wait()
-        return result
 
     def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
         """Take jobs out of their engines' queues where they have not begun.
@@ -255,108 +219,6 @@ class ControlMixin:
         status: dict[Any, Any] = {int(key): value for key, value in answer.items() if str(key).isdigit()}
         status.update((key, value) for key, value in answer.items() if not str(key).isdigit())
         return status[targets] if isinstance(targets, int) and targets in status else status
-
-    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
-        """Return which of these tasks are ``"pending"`` and which ``"completed"``.
-
-        With ``status_only=False`` the values of those completed are there too, by msg_id, where they are
-        still held here.
-        """
-        tasks = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
-        wanted: list[str] = []
-        for job in tasks:
-            if isinstance(job, AsyncResult):
-                wanted.extend(job.msg_ids)
-            else:
-                wanted.append(self.history[job] if isinstance(job, int) else job)
-        known = [task for task in map(self._connection.tasks.get, wanted) if task is not None]
-        if len(known) == len(wanted):
-            answer: dict[str, Any] = {
-                "pending": [task.msg_id for task in known if not task.done],
-                "completed": [task.msg_id for task in known if task.done],
-            }
-        else:
-            answer = dict(self._ask("result_status", msg_ids=wanted))
-        if not status_only:
-            for msg_id in answer["completed"]:
-                if msg_id in self.results:
-                    answer[msg_id] = self.results[msg_id]
-        return answer
-
-    def _ask(self, what: Any, **question: Any) -> Any:
-        try:
-            return self._connection.ask(lambda query: Ask(query, what, **question)).result()
-        except error.RemoteError as problem:
-            if problem.ename == "KeyError":
-                raise KeyError(problem.evalue) from None
-            raise
-
-    # ------------------------------------------------------------ forgetting
-
-    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Forget results here; AsyncResults that are still held keep theirs.
-
-        Raises
-        ------
-        ValueError
-            If neither `jobs` nor `targets` is given.
-        RuntimeError
-            If one of them is not done.
-        """
-        tasks = self._to_purge(jobs, targets)
-        pending = [task.msg_id for task in tasks if not task.done]
-        if pending:
-            raise RuntimeError(f"Can't purge outstanding tasks: {pending}")
-        for task in tasks:
-            self._connection.tasks.pop(task.msg_id, None)
-
-    def _to_purge(self, jobs: Any, targets: Any) -> list[Task]:
-        held = [task for task in (ref() for ref in self._connection.tasks.valuerefs()) if task is not None]
-        if isinstance(jobs, str) and jobs == "all":
-            return held
-        if _is_nothing(jobs) and _is_nothing(targets):
-            raise ValueError("Must specify at least one of `targets` and `jobs`")
-        tasks = [] if _is_nothing(jobs) else self._tasks(jobs)
-        if not _is_nothing(targets):
-            engines = set(self._engine_ids(targets))
-            tasks += [task for task in held if task.engine in engines and task not in tasks]
-        return tasks
-
-    def purge_hub_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Make the controller forget results."""
-        if _is_nothing(jobs) and _is_nothing(targets):
-            raise ValueError("Must specify at least one of `targets` and `jobs`")
-        msg_ids: list[str] = []
-        if isinstance(jobs, str):
-            msg_ids = [jobs]
-        elif not _is_nothing(jobs):
-            for job in [jobs] if isinstance(jobs, (AsyncResult, int)) else jobs:
-                msg_ids.extend(job.msg_ids if isinstance(job, AsyncResult) else [self._msg_id(job)])
-        engines = [] if _is_nothing(targets) else self._engine_ids(targets)
-        self._ask("purge_results", msg_ids=msg_ids, engines=engines)
-
-    def _msg_id(self, job: Any) -> str:
-        return self.history[job] if isinstance(job, int) else job
-
-    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Forget results here and in the controller; ``"all"`` is allowed."""
-        self.purge_local_results(jobs, targets)
-        self.purge_hub_results(jobs, targets)
-
-    def purge_everything(self) -> None:
-        """Forget all results here and in the controller, and the history.
-
-        Raises
-        ------
-        RuntimeError
-            If something is not done.
-        """
-        self.purge_results("all")
-        self.history.clear()
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, (list, tuple, set)) and not value)
 
 
 def _check_jobs(jobs: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mpiparallel import __version__
 from mpiparallel.controller import again, balance, delivery, questions, work
+from mpiparallel.controller.records import Departed
 from mpiparallel.controller.state import Client, Peer, State
 from mpiparallel.wire.messages import Hello, Refused, Welcome, msg_id
 
@@ -45,6 +46,8 @@ def _replace(state: State, client: Client, sender: Peer) -> None:
 
 def send_away(state: State, client: Client, now: float) -> None:
     """Let go of a client's connection."""
+    if state.storing:
+        state.journal.append(Departed(client.name))
     del state.peers[client.peer], state.clients[client.name]
     client.peer, client.watched, client.away_since = None, False, now
     state.away[client.name] = client
@@ -55,6 +58,8 @@ def send_away(state: State, client: Client, now: float) -> None:
 
 def forget(state: State, client: Client) -> None:
     """Let a client go. Its tasks run on, and the store gets their results."""
+    if state.storing:
+        state.journal.append(Departed(client.name))
     if client.peer is None:
         del state.away[client.name]
     else:

@@ -37,7 +37,11 @@ class Database(Tables):
     # ------------------------------------------------------------ writing
 
     def write(
-        self, records: Iterable[Record], texts: Mapping[str, Sequence[str]], aside: set[str], now: float
+        self,
+        records: Iterable[Record],
+        texts: Mapping[str, Sequence[str]],
+        aside: set[str],
+        now: float | None,
     ) -> None:
         """Write records in one transaction, without the results of those tasks that are in `aside`.
 
@@ -64,7 +68,8 @@ class Database(Tables):
                 self._insert(rows[:some])
                 rows = rows[some:]
             self._share(shared)
-            self._cull(now)
+            if now is not None:
+                self._cull(now)
             self._note_totals()
             self._sql.execute("COMMIT")
         except BaseException:
@@ -77,7 +82,12 @@ class Database(Tables):
         self._sql.execute(_insertion(len(values) // len(FIELDS)), values)
 
     def _row(
-        self, record: Record, text: Sequence[str], aside: bool, shared: dict[bytes, Sequence[Any]], now: float
+        self,
+        record: Record,
+        text: Sequence[str],
+        aside: bool,
+        shared: dict[bytes, Sequence[Any]],
+        now: float | None,
     ) -> tuple[Any, ...]:
         failure = record.failure or _NO_FAILURE
         results = None if aside else pack_results(record.results)

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpiparallel.connection_file import Role
-from mpiparallel.controller import answers, balance, clients, delivery, questions, work, worlds
+from mpiparallel.controller import answers, balance, claims, clients, delivery, questions, work, worlds
 from mpiparallel.controller.lives import WorldEvent, WorldState
-from mpiparallel.controller.records import Record
-from mpiparallel.controller.state import MAX_PATIENCE, Client, Peer, Send, State, World
+from mpiparallel.controller.records import Entry, Record
+from mpiparallel.controller.state import MAX_PATIENCE, Client, Errand, Peer, Send, State, World
 from mpiparallel.wire.messages import (
     Abort,
     Answer,
@@ -81,6 +81,7 @@ _NOBODY: frozenset[Role] = frozenset()  # what only the controller may say
 _CLIENT_WORK: dict[type, Callable[[State, Client, Message], None]] = {
     Submit: work.submit,
     Abort: work.abort,
+    Claim: claims.claim,
     Signal: work.signal,
     Consumed: work.consumed,
     Supply: work.supply,
@@ -262,13 +263,34 @@ class Hub:
         """Note that the server watches the process of this peer, so that its silence means nothing."""
         self.state.peers[peer].watched = True
 
-    def take_records(self) -> list[Record]:
+    def take_records(self) -> list[Entry]:
         """Return what the store is to know of tasks that have ended since the last call."""
-        journal, self.state.journal = self.state.journal, []
+        state = self.state
+        journal, state.journal, state.looked = state.journal, [], 0
+        for entry in journal:
+            if type(entry) is Record and entry.engines:
+                engine = state.engines.get(entry.engines[0])
+                if engine is not None:
+                    entry.uuid = engine.info.uuid
         return journal
+
+    def take_errands(self) -> list[Errand]:
+        """Return what is to be read in the store, after what `take_records` returned has been put there."""
+        errands, self.state.errands = self.state.errands, []
+        return errands
+
+    def found(self, errand: Errand, value: Any, error: Exception | None, now: float) -> list[Send]:
+        """Take what the store has answered."""
+        back = claims.found(self.state, errand, value, error)
+        if back is not None:
+            for message in back[1]:
+                self._from_client(back[0], message, now)
+        return self._take()
 
     def _take(self) -> list[Send]:
         balance.run(self.state)
+        if self.state.followers:
+            claims.follow_up(self.state)
         if self.state.settled:
             delivery.flush(self.state)
         out, self.state.out = self.state.out, []
@@ -312,6 +334,8 @@ class Hub:
             handle(self.state, client, message)
         elif type(message.header) is Balance:
             balance.submit(self.state, client, message, now)
+        elif isinstance(message.header, Ask) and self.state.storing and message.header.what in claims.ANSWERS:
+            claims.ANSWERS[message.header.what](self.state, client, message.header)
         elif isinstance(message.header, Ask):
             self.state.send(client.peer, answers.answer(self.state, message.header))
         elif isinstance(message.header, Where):

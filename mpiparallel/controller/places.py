@@ -140,7 +140,7 @@ def claim(directory: Path, *, remove: bool, again: bool = False) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.is_file() and (path.suffix in (".json", ".log") or path.name.startswith("."))
+    return path.is_file() and (path.suffix in (".json", ".log") or path.name.startswith((".", "results.db")))
 
 
 def _is_running(info: ConnectionInfo, path: Path) -> bool:

@@ -25,7 +25,7 @@ class Record:
     engines
         Who ran it; none when it was never on any.
     status
-        ``ok``, ``error`` or ``aborted``.
+        ``ok``, ``error`` or ``aborted``; None for one that has not ended, which somebody asks about.
     results
         The Results with their payload, in rank order: one, or one for each rank of a gang.
     inputs
@@ -41,7 +41,7 @@ class Record:
     submitted: float | None
     ranks: int
     engines: list[int]
-    status: str
+    status: str | None
     started: float | None
     completed: float | None
     failure: Failure | None = None
@@ -57,3 +57,13 @@ class Printed:
     task: str
     kind: str
     text: str
+
+
+@dataclass(slots=True)
+class Departed:
+    """A client is gone: the store alone has its results, as soon as it has written them."""
+
+    client: str
+
+
+Entry = Record | Printed | Departed

@@ -33,6 +33,8 @@ from mpiparallel.controller.keys import Keys
 from mpiparallel.controller.outgoing import Outgoing, Sent
 from mpiparallel.controller.sockets import Route, Sockets
 from mpiparallel.controller.state import Peer, Send
+from mpiparallel.controller.store import Store
+from mpiparallel.controller.tables import Limits
 from mpiparallel.controller.watch import Watch
 from mpiparallel.error import LaunchError, WireError
 from mpiparallel.wire.frames import unpack
@@ -98,6 +100,8 @@ class Server:
         self.outgoing = Outgoing(self._send)
         self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody
+        self.store = Store(directory, Limits.of(config))
+        self.hub.state.storing, self.hub.state.find = True, self.store.find
         self._noted: set[object] = set()
         self._look_at = 0.0
         self._stop_at: float | None = None
@@ -153,6 +157,8 @@ class Server:
         """Close the sockets and remove the files; after an error they stay, for who takes our place."""
         self.watch.close()
         self.sockets.close()
+        self.store.put(self.hub.take_records())
+        self.store.close()
         if kind is not None:
             return
         places.remove_files(self.directory, self.keys.server.public, all_of_it=self.remove_directory)
@@ -175,7 +181,7 @@ class Server:
             ", ".join(self.sockets.addresses),
         )
         poller = zmq.Poller()
-        sources = [self.sockets.zap, wakeup, self.lifeline, self.watch.descriptor]
+        sources = [self.sockets.zap, wakeup, self.lifeline, self.watch.descriptor, self.store.descriptor]
         for source in (*self._listening(), *sources):
             if source is not None:
                 poller.register(source, zmq.POLLIN)
@@ -184,7 +190,7 @@ class Server:
             ready = dict(poller.poll(self._timeout()))
             now = time.monotonic()
             self._serve(ready, wakeup, poller, now)
-            self.hub.take_records()
+            self._keep(self.store.descriptor in ready, now)
             if self.hub.state.changed:
                 self._save()  # before a world hears that it was taken in
             self._flush(now)
@@ -240,6 +246,19 @@ class Server:
             self._check(now)
         if self._ask_to_stop and not self.hub.stopping:
             self._put(self.hub.shut_down(self._ask_to_stop, now))
+
+    def _keep(self, answered: bool, now: float) -> None:
+        """Give the store what has ended, and take from it what it has written and looked up."""
+        self.store.put(self.hub.take_records())
+        for errand in self.hub.take_errands():
+            self.store.ask(errand, errand.read)
+        if not answered:
+            return
+        tasks, answers = self.store.take()
+        if tasks:
+            self._put(self.hub.stored(tasks, now))
+        for errand, value, error in answers:
+            self._put(self.hub.found(errand, value, error, now))
 
     def _read_lifeline(self, event: int, poller: zmq.Poller) -> None:
         assert self.lifeline is not None

@@ -25,7 +25,7 @@ from mpiparallel.controller.lives import (
     WorldState,
     advance,
 )
-from mpiparallel.controller.records import Record
+from mpiparallel.controller.records import Entry
 from mpiparallel.wire.frames import nbytes
 from mpiparallel.wire.messages import AnyHeader, Consumed, EngineInfo, HelloWorld, Message, Supply
 from mpiparallel.wire.waits import Place
@@ -246,6 +246,19 @@ class Asked(NamedTuple):
     since: float
 
 
+class Errand(NamedTuple):
+    """What is to be read in the store for a client, and what is to be done with it.
+
+    `read` is called in another thread, and `then` by the hub: it may return messages that are to be taken as
+    if the client had sent them.
+    """
+
+    client: str
+    query: int
+    read: Callable[[Any], Any]
+    then: Callable[[State, Client, Any], list[Message] | None]
+
+
 class State:
     """All tables of a hub, and the messages waiting to be sent."""
 
@@ -280,7 +293,10 @@ class State:
         self.asked: dict[int, Asked] = {}  # by ticket, the oldest first
         self.next_ticket = 0
         self.counters: Counter[str] = Counter()
-        self.journal: list[Record] = []  # tasks that have ended, for the store
+        self.journal: list[Entry] = []  # tasks that have ended, for the store
+        self.looked = 0  # how much of the journal `claims` has seen
+        self.followers: dict[str, list[Any]] = {}  # claims of open tasks
+        self.errands: list[Errand] = []  # what the server is to look up in the store
         self.out: list[Send] = []
         # What is not to get lost: see `delivery`, and `work` for `missing`.
         self.kept: dict[str, dict[int, Kept]] = {}  # Results not settled, by request and engine

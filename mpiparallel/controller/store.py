@@ -14,6 +14,7 @@ fails, a database in memory takes the place of the file.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import queue
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpiparallel.controller.database import MAX_TEXT, SMALL, Database
-from mpiparallel.controller.records import Printed, Record
+from mpiparallel.controller.records import Entry, Printed, Record
 from mpiparallel.controller.tables import DEFAULTS, NAME, Limits, Tables, Unsuitable
 from mpiparallel.wire.frames import nbytes
 from mpiparallel.wire.messages import Message
@@ -37,9 +38,9 @@ log = logging.getLogger(__name__)
 PAUSE = 0.2  # seconds between transactions
 HURRY = 5000  # records that wait, at which it does not pause
 FULL = 100_000  # records that wait, at which the loop has to
+MAX_GONE = 10_000  # clients remembered for being gone
 MAX_TEXTS = 64 << 20  # characters printed by tasks that have not ended
 
-Entry = Record | Printed
 Large = OrderedDict[str, tuple[str, int, list[Message]]]  # client, size, Results; by task
 
 
@@ -54,10 +55,6 @@ class Answered(NamedTuple):
 class _Job(NamedTuple):
     ticket: Any
     read: Callable[[Reader], Any]
-
-
-class _Gone(NamedTuple):
-    client: str
 
 
 class Reader:
@@ -85,22 +82,36 @@ class Reader:
         return {task: one for base in reversed(self.databases) for task, one in base.metadata(tasks).items()}
 
     def search(
-        self, query: dict[str, Any], keys: list[str] | None, newest: int | None = None
+        self,
+        query: dict[str, Any],
+        keys: list[str] | None,
+        newest: int | None = None,
+        opened: Sequence[Record] = (),
     ) -> list[dict[str, Any]]:
-        """Return records of the tasks that a query finds, by the time of submission."""
-        if len(self.databases) == 1:
-            return self.databases[0].search(query, keys, newest)
+        """Return records of the tasks that a query finds, those of `opened` too, as they were submitted."""
+        databases: list[Database] = list(self.databases)
+        if opened:
+            databases.append(Database(None))
+            databases[-1].write(opened, {}, set(), None)
+        if len(databases) == 1:
+            return databases[0].search(query, keys, newest)
         wanted = None if keys is None else [*keys, "submitted"]
         found = {
             record["msg_id"]: record
-            for base in reversed(self.databases) for record in base.search(query, wanted, newest)
+            for base in reversed(databases) for record in base.search(query, wanted, newest)
         }  # fmt: skip
+        if opened:
+            databases[-1].close()
         ordered = sorted(found.values(), key=lambda record: record["submitted"] or 0.0)
+        if keys is not None and "submitted" not in keys:
+            for record in ordered:
+                del record["submitted"]
         return ordered[-newest:] if newest else ordered
 
-    def history(self) -> list[str]:
-        """Return all tasks by the time of submission."""
-        return [task for base in reversed(self.databases) for task in base.history()]
+    def history(self, opened: Sequence[tuple[float, str]] = ()) -> list[str]:
+        """Return all tasks, those of `opened` too, by the time of submission."""
+        lists = [sorted(opened), *(base.history() for base in self.databases)]
+        return list(dict.fromkeys(task for _, task in heapq.merge(*lists, key=lambda pair: pair[0])))
 
     def purge(self, tasks: Sequence[str], engines: Sequence[int]) -> None:
         """Forget these tasks (``["all"]``: all) and those of these engines."""
@@ -133,6 +144,7 @@ class Store:
         self._fresh: dict[str, Record] = {}  # not on disk yet
         self._large: Large = OrderedDict()
         self._large_bytes = 0
+        self._gone: OrderedDict[str, None] = OrderedDict()  # clients
         self._texts: OrderedDict[str, list[str]] = OrderedDict()
         self._text_size = 0
         self._done: list[Any] = []
@@ -195,11 +207,6 @@ class Store:
         self._queue.put(_Job(ticket, read))
         self._urgent.set()
 
-    def client_gone(self, client: str) -> None:
-        """Write the large results of this client, which are in memory only."""
-        self._queue.put(_Gone(client))
-        self._urgent.set()
-
     def take(self) -> tuple[list[str], list[Answered]]:
         """Return the tasks that are on disk since the last call, and the answers."""
         try:
@@ -218,13 +225,16 @@ class Store:
         return tasks, answers
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write what waits, and end the thread. A file without any task is removed."""
         self._queue.put(None)
         self._urgent.set()
         self._thread.join()
+        empty = not self.broken and not self._databases[0].count
         for database in [*self._databases, self._reading]:
             if database is not None:
                 database.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
         self._awake.close()
         self._bell.close()
 
@@ -279,10 +289,6 @@ class Store:
                 self._write(records)
                 records = []
                 self._answer(item)
-            elif type(item) is _Gone:
-                self._write(records)
-                records = []
-                self._spill_of(item.client)
             elif item is not None:
                 with self._room:
                     self._waiting -= len(item)
@@ -290,8 +296,12 @@ class Store:
                 for entry in item:
                     if type(entry) is Record:
                         records.append(entry)
-                    else:
+                    elif type(entry) is Printed:
                         self._print(entry)
+                    else:
+                        self._write(records)
+                        records = []
+                        self._spill_of(entry.client)
         self._write(records)
 
     def _answer(self, job: _Job) -> None:
@@ -310,7 +320,7 @@ class Store:
             for result in record.results:
                 for frame in result.payload:
                     size += nbytes(frame)
-            if size > SMALL:
+            if size > SMALL and record.client not in self._gone:
                 aside.add(record.task)
                 self._large[record.task] = (record.client, size, record.results)
                 self._large_bytes += size
@@ -342,6 +352,10 @@ class Store:
             self._spill_one(next(iter(self._large)))
 
     def _spill_of(self, client: str) -> None:
+        """Write the large results of a client that is gone, now and when more of them come."""
+        self._gone[client] = None
+        if len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
         for task in [task for task, held in self._large.items() if held[0] == client]:
             self._spill_one(task)
 

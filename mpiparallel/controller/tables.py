@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from mpiparallel.config import Config
 from mpiparallel.controller import query
 from mpiparallel.controller.packing import decode_frames, decode_inputs, unpack_results
 from mpiparallel.wire.messages import Message
@@ -43,6 +44,10 @@ class Limits:
     count: int = 1_000_000
     age: float = 7 * 86400.0  # seconds
     memory: int = 256 << 20  # of large results that are not on disk
+
+    @classmethod
+    def of(cls, config: Config) -> Limits:
+        return cls(config.results_bytes, config.results_count, config.results_age, config.results_memory)
 
 
 DEFAULTS = Limits()
@@ -192,12 +197,12 @@ class Tables:
         records.reverse()
         return records
 
-    def history(self, most: int = 500_000) -> list[str]:
-        """Return the tasks in the order of submission, the newest if they are more than `most`."""
+    def history(self, most: int = 500_000) -> list[tuple[float, str]]:
+        """Return time of submission and name of all tasks in this order; the newest if they are too many."""
         rows = self._sql.execute(
-            "SELECT task FROM tasks ORDER BY IFNULL(submitted, stored) DESC, n DESC LIMIT ?", (most,)
+            "SELECT IFNULL(submitted, stored), task FROM tasks ORDER BY 1 DESC, n DESC LIMIT ?", (most,)
         )
-        return [task for (task,) in rows][::-1]
+        return rows.fetchall()[::-1]
 
 
 def marks(values: Sequence[Any]) -> str:

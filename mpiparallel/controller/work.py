@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import msgspec
 
-from mpiparallel.controller import again, balance, delivery
+from mpiparallel.controller import again, balance, claims, delivery
 from mpiparallel.controller.lives import TaskEvent, TaskState
 from mpiparallel.controller.records import Record
 from mpiparallel.controller.state import Client, Engine, Request, State, World
@@ -327,6 +327,7 @@ def output(state: State, world: World, message: Message) -> None:
         return
     client = state.clients.get(header.client)
     if client is None:
+        claims.printed(state, header)
         if header.size:
             state.tell(world, Consumed(header.engine, header.size))
         return

@@ -275,10 +275,18 @@ class Ask(Header, frozen=True):
     """A question to the hub."""
 
     query: Count
-    what: Literal["queue_status", "result_status", "purge_results", "status"]
+    what: Literal[
+        "queue_status", "result_status", "purge_results", "status", "db_query", "hub_history", "resubmit"
+    ]
     engines: Engines = []
     msg_ids: Annotated[list[str], Meta(max_length=1 << 20)] = []
     verbose: bool = False
+    # Of db_query: which tasks (key -> value, or operator -> operand), and what of them.
+    match: dict[str, Any] = {}
+    keys: list[str] | None = None
+    # Of resubmit: the names of the new requests, one for each of `msg_ids`, and when that was.
+    requests: Annotated[list[Identifier], Meta(max_length=1 << 20)] = []
+    submitted: float | None = None
 
 
 class Where(Header, frozen=True):

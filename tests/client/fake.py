@@ -288,13 +288,15 @@ class FakeController:
         return task in self.kept
 
     def _claim(self, identity: bytes, header: Claim) -> None:
-        unknown = [
-            task
-            for task in header.tasks
-            if not self._known(identity, task)
-            and not self._known(identity, task, int(task.rpartition("_")[2]))
-        ]
-        self._send(identity, Answer(header.query, {"unknown": unknown, "tasks": {}}))
+        queued = {item[1].request for item in self.queue}
+        queued |= {f"{item[1].request}_{item[3]}" for item in self.queue}
+        unknown = [task for task in header.tasks if task not in self.kept and task not in queued]
+        about = {"verb": "apply", "submitted": 0.0, "label": "", "ranks": 0}
+        tasks = {task: about for task in header.tasks if task not in unknown}
+        self._send(identity, Answer(header.query, {"unknown": unknown, "tasks": tasks}))
+        for task in tasks:
+            if not self._known(identity, task):
+                self._known(identity, task, int(task.rpartition("_")[2]))
 
     def _hopeless(self, header: Balance, engines: list[int]) -> Failure | None:
         known = self.ended | {item[1].request for item in self.queue} | set(self.left)

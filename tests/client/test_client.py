@@ -15,6 +15,7 @@ import pytest
 from mpiparallel import connection_file, error
 from mpiparallel.client import compat, locate
 from mpiparallel.client.client import Client
+from mpiparallel.client.hubqueries import AsyncHubResult
 from mpiparallel.client.tasks import HISTORY, History
 from mpiparallel.config import Config
 
@@ -297,8 +298,9 @@ def test_results_go_with_their_owners(client):
     del result
     gc.collect()
     assert not client.results
-    with pytest.raises(KeyError, match="keep the AsyncResult"):
-        client.get_result(msg_ids)
+    found = client.get_result(msg_ids)  # the controller has them
+    assert isinstance(found, AsyncHubResult)
+    assert found.get(5) == [0] * 4
 
 
 def test_history_is_bounded():

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mpiparallel.controller import query
 from mpiparallel.controller.database import Database
-from mpiparallel.controller.records import Printed, Record
+from mpiparallel.controller.records import Departed, Printed, Record
 from mpiparallel.controller.store import Answered, Reader, Store
 from mpiparallel.controller.tables import NAME, Limits, Tables
 from mpiparallel.wire.messages import Balance, Failure, Message, Result
@@ -125,7 +125,7 @@ def test_large_results_wait_in_memory(tmp_path: Path) -> None:
     assert ask(store, lambda reader: reader.results("a-1_0")) == large[0].results
     assert store.said == []  # a kill of the controller would lose them
     assert store.find("b-1_1") == large[1].results
-    store.client_gone("b")
+    store.put([Departed("b")])
     ask(store, lambda reader: None)
     assert store.said == ["b-1_1"]
     assert store.find("b-1_1") == large[1].results
@@ -164,6 +164,10 @@ def test_a_task_that_comes_twice_is_there_once(store: Store) -> None:
     assert ask(store, lambda reader: (reader.databases[0].count, reader.databases[0].nbytes)) == sums(store)
 
 
+def names(store: Store) -> list[str]:
+    return ask(store, lambda reader: reader.history())  # type: ignore[no-any-return]
+
+
 def sums(store: Store) -> tuple[int, int]:
     """Return number and bytes of what is there, counted anew."""
 
@@ -187,7 +191,7 @@ def test_the_oldest_go_first(tmp_path: Path, limits: Limits) -> None:
     count, size = ask(store, lambda reader: (reader.databases[0].count, reader.databases[0].nbytes))
     assert (count, size) == sums(store)
     assert 500 <= count <= limits.count and size <= limits.nbytes
-    left = ask(store, Reader.history)
+    left = names(store)
     assert left == [f"c-1_{number}" for number in range(8000 - count, 8000)]
     shared = ask(
         store, lambda reader: reader.databases[0]._sql.execute("SELECT count(*) FROM shared").fetchone()
@@ -205,7 +209,7 @@ def test_old_results_go(tmp_path: Path) -> None:
     database.write([record(1), record(2)], {}, set(), now=1000.0)
     database.write([record(3)], {}, set(), now=1090.0)
     database.write([record(4)], {}, set(), now=1101.0)
-    assert database.history() == ["c-1_3", "c-1_4"]
+    assert [task for _, task in database.history()] == ["c-1_3", "c-1_4"]
     database.close()
 
 
@@ -213,10 +217,10 @@ def test_purge(store: Store) -> None:
     store.put([record(number, engines=[number % 3]) for number in range(9)])
     store.put([record(9, size=100_000)])
     ask(store, lambda reader: reader.purge(["c-1_0", "c-1_9", "unknown"], [1]))
-    assert ask(store, Reader.history) == ["c-1_2", "c-1_3", "c-1_5", "c-1_6", "c-1_8"]
+    assert names(store) == ["c-1_2", "c-1_3", "c-1_5", "c-1_6", "c-1_8"]
     assert store.find("c-1_9") is None
     ask(store, lambda reader: reader.purge(["all"], []))
-    assert ask(store, Reader.history) == []
+    assert names(store) == []
     store.put([record(number, common=b"x" * 2000) for number in range(3)])
     assert ask(store, lambda reader: reader.databases[0].count) == 3
     assert ask(store, lambda reader: reader.databases[0].nbytes) == sums(store)[1]
@@ -280,7 +284,7 @@ def test_a_file_that_is_no_use_is_moved_aside(
         sql.close()
     if how == "broken pages":
         path.unlink()
-        Store(tmp_path).close()
+        Database(path).close()
         content = path.read_bytes()
         path.write_bytes(content[:100] + os.urandom(len(content) - 100))
     store = Store(tmp_path)
@@ -306,7 +310,7 @@ def test_a_full_disk_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert ask(store, lambda reader: reader.results("c-1_1001"))
     assert len(ask(store, lambda reader: reader.search({"label": "l"}, ["label"]))) == 1001
     store.put([record(5000, size=100_000)])
-    store.client_gone("c")
+    store.put([Departed("c")])
     assert ask(store, lambda reader: reader.results("c-1_5000"))
     store.close()
 
@@ -326,7 +330,7 @@ def test_reading_while_it_is_written(store: Store) -> None:
     reading = Tables(store.path, reading=True)
     store.put([record(2)])
     ask(store, lambda reader: None)
-    assert reading.history() == ["c-1_1", "c-1_2"]
+    assert [task for _, task in reading.history()] == ["c-1_1", "c-1_2"]
     with pytest.raises(sqlite3.OperationalError):
         reading._sql.execute("DELETE FROM tasks")
     reading.close()
