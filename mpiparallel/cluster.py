@@ -135,6 +135,7 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
         self.log_level = logging.getLevelName(log_level) if isinstance(log_level, int) else log_level.upper()
         self.host = socket.gethostname()
         self.controller: Controller | None = None
+        self.keeper = None
         self.engines: dict[str, EngineSet] = {}
         self.given_up = threading.Event()
         self._prepare_restarts(restart, restart_limit)
@@ -192,6 +193,8 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
             self._launch_controller()
             assert self.controller is not None
             local.await_controller(self.controller, self.folder, check=self.check_given_up)
+            if not self.shutdown_atexit:
+                self._start_keeper()
         except BaseException:
             self.stop_cluster_sync()
             raise

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mpiparallel import connection_file
+from mpiparallel import cluster_file as files
+from mpiparallel import cluster_keeper, connection_file
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import keeping, local
 from mpiparallel.launch.local import Controller
+from mpiparallel.launch.processes import Process
 
 log = logging.getLogger("mpiparallel.cluster")
 
@@ -27,6 +29,7 @@ class ControllerKeeper:
     """What `Cluster` does with its controller."""
 
     folder: Path
+    cluster_file: Path
     cluster_id: str
     controller_ip: str
     controller_args: list[str]
@@ -34,6 +37,7 @@ class ControllerKeeper:
     log_level: str
     shutdown_atexit: bool
     controller: Controller | None
+    keeper: Process | None
     update_cluster_file: Callable[[], None]
     _changing: threading.RLock  # over the starting and the stopping of parts
     _deaths: keeping.Deaths | None = None
@@ -56,12 +60,40 @@ class ControllerKeeper:
         controller.process.watch(lambda: self._controller_ended(controller))
         self.update_cluster_file()
 
+    def _start_keeper(self) -> None:
+        """Have the controller started again by a process that outlives this program."""
+        assert self.controller is not None
+        keeper = Process.start(
+            cluster_keeper.argv(self.folder, self.cluster_file, self.controller.command),
+            log=self.folder / "keeper.log",
+            environ={**os.environ, **self.environment},
+        )
+        keeper.close()
+        keeper.watch(lambda: None)  # which collects it
+        self.keeper = keeper
+        self.update_cluster_file()
+
     def _controller_ended(self, controller: Controller) -> None:
         """See to the end of a controller; called in the thread that has waited for that."""
         with self._changing:
-            if controller.state == "failed" and not self._start_controller_again(controller):
+            if controller.state != "failed":
+                pass
+            elif not self.shutdown_atexit:
+                self._take_kept_controller(controller)
+            elif not self._start_controller_again(controller):
                 log.warning("%s", controller.failure())
         controller.ended.set()
+
+    def _take_kept_controller(self, controller: Controller) -> None:
+        """Go on with the controller that the keeper has started."""
+        deadline = time.monotonic() + COMES_BACK
+        while self.controller is controller and self.cluster_file.exists() and time.monotonic() < deadline:
+            found = files.read(self.cluster_file)["controller"]
+            if found is not None and found["pid"] != controller.pid:
+                self.controller = Controller(Process.from_dict(found))
+                return
+            time.sleep(0.05)
+        log.warning("%s", controller.failure())
 
     def _start_controller_again(self, controller: Controller) -> bool:
         deaths = self._deaths

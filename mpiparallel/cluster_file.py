@@ -111,7 +111,7 @@ def judge(folder: Path) -> State:
         if not _controller_of_connection_file(folder):
             return "running" if not engines and _just_made(folder) else "stale"
         return "running"
-    if controller.running:
+    if controller.running or _is_kept(folder):
         return "running"
     return "lost" if any(one.running for one in engines) else "stale"
 
@@ -160,6 +160,15 @@ def _processes(folder: Path) -> tuple[Process | None, list[Process]]:
         return None, []
     controller = Process.from_dict(record["controller"]) if record["controller"] else None
     return controller, [Process.from_dict(one) for one in record["engines"]["sets"].values()]
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether a keeper is there, who starts the controller again in a moment."""
+    try:
+        keeper = read(folder / NAME).get("keeper")
+    except (FileNotFoundError, LaunchError):
+        return False
+    return keeper is not None and Process.from_dict(keeper).running
 
 
 def _host(folder: Path) -> str:

@@ -28,6 +28,7 @@ class RecordedCluster:
     cluster_file: Path
     host: str
     controller: Controller | None
+    keeper: Process | None  # of a cluster in the background
     engines: dict[str, EngineSet]
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,6 +42,7 @@ class RecordedCluster:
                 "n": self.n,
             },
             "controller": self.controller.to_dict() if self.controller else None,
+            "keeper": self.keeper.to_dict() if self.keeper else None,
             "engines": {"sets": {name: one.to_dict() for name, one in self.engines.items()}},
         }
 
@@ -59,6 +61,8 @@ class RecordedCluster:
         cluster.host = about["host"]
         if record["controller"]:
             cluster.controller = Controller(Process.from_dict(record["controller"]))
+        if record.get("keeper"):
+            cluster.keeper = Process.from_dict(record["keeper"])
         for name, one in record["engines"]["sets"].items():
             cluster.engines[name] = EngineSet.from_dict(name, one)
         return cluster

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
         if text in line:
             return read
     raise AssertionError(f"no {text!r} in: {read}")
+
+
+def kill_all(state: Path) -> None:
+    """Kill controllers and their keepers, who would start them again."""
+    for process in sorted(processes_of(state), key=lambda one: "mpiparallel.controller" in one.cmdline()):
+        process.kill()
 
 
 def listed(run: Run) -> list[dict]:
@@ -243,9 +250,22 @@ def test_the_one_in_the_foreground_starts_its_controller_again(run: Run, start: 
     assert process.returncode == 0
 
 
+def test_a_controller_in_the_background_is_started_again(run: Run, state: Path) -> None:
+    assert run("start", "-n", 0, "--daemonize").returncode == 0
+    for _ in range(2):
+        killed = listed(run)[0]["pid"]
+        time.sleep(1.0)  # else it counts as one that dies at once
+        os.kill(killed, signal.SIGKILL)
+        assert wait_until(lambda killed=killed: [one["pid"] for one in listed(run)] != [killed])
+        (row,) = listed(run)
+        assert row["pid"] != killed and row["state"] == "running"
+    assert run("stop").returncode == 0
+    assert wait_until(lambda: not processes_of(state))
+
+
 def test_list_cleans_up(run: Run, state: Path) -> None:
     run("start", "-n", 0, "--daemonize")
-    os.kill(listed(run)[0]["pid"], signal.SIGKILL)
+    kill_all(state)
     assert wait_until(lambda: not processes_of(state))
     assert run("list").stdout == "no cluster runs\n"
 

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek"}
 CLUSTER = {
-    "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_manager",
-    "cluster_record", "cluster_restart",
+    "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
+    "cluster_manager", "cluster_record", "cluster_restart",
 }  # fmt: skip
 
 # What each part may import of the others; what is not named here may import anything.

@@ -103,6 +103,10 @@ class Controller(Launched):
 
     what = "the controller"
 
+    def __init__(self, process: Process, command: Sequence[str] = ()) -> None:
+        super().__init__(process)
+        self.command = list(command)  # that has started it, if that was done here
+
     def stop(self) -> None:
         """Ask it to stop its worlds and itself; kill it if it does not in time."""
         self.process.asked_to_stop = True
@@ -185,7 +189,8 @@ def start_controller(
     )
     log.debug("starting %s", command)
     said = directory / "controller.log"
-    return Controller(Process.start(command, log=said, environ=environ, lifeline=lifeline, append=again))
+    process = Process.start(command, log=said, environ=environ, lifeline=lifeline, append=again)
+    return Controller(process, command)
 
 
 def controller_ready(directory: Path) -> bool:
