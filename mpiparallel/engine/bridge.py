@@ -136,9 +136,7 @@ class Bridge:
         if again:
             lost.update(world.place_of(self._ranks[engine]) for engine in self._stopped)
             by_engine, owners = self._handed.held()
-            held = [[] for _ in range(world.n_engines)]
-            for engine, requests in by_engine.items():
-                held[world.place_of(self._ranks[engine])] = requests
+            held = [by_engine.get(engine, []) for engine in self._ranks]  # in the order of their places
         return HelloWorld(
             mpiparallel.__version__, world.name, world.hosts[world.shift :], world.pids[world.shift :],
             world.mpi, line.engine_set, first=line.first_id, log=line.config.log, survives=world.survives,
@@ -201,8 +199,8 @@ class Bridge:
         if self._broken_since is not None and self.stopped_by is None:
             if self._line.is_withdrawn or now - self._broken_since > self._line.config.orphan_after:
                 self.stopped_by = f"the controller (process {self.info.pid}) is gone"
-            elif self._link is None or self._link.is_broken() or now - self._called > ANSWER_WITHIN:
-                self._call_again(now)
+            else:
+                self._call_when_due(now)
 
     def _is_broken(self, now: float) -> bool:
         if self._link is None or self._unknown or self._link.is_broken() or is_dead(self.info):
@@ -234,6 +232,12 @@ class Bridge:
         if self._link is not None:
             self._link.close()
             self._link = None
+
+    def _call_when_due(self, now: float) -> None:
+        if self._link is not None and not self._link.is_broken() and now - self._called < ANSWER_WITHIN:
+            if self._line.read_again() in (None, self.info):
+                return  # it may yet answer
+        self._call_again(now)
 
     def _call_again(self, now: float) -> None:
         """Connect to the controller that the connection file names now, if it is there."""
