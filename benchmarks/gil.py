@@ -1,7 +1,7 @@
 """How soon tasks reach the other engines while user code on the first keeps the GIL.
 
-``python -m benchmarks.gil [--dedicated-bridge] [--switch SECONDS]`` starts four engines. The first runs a loop
-in pure Python, then a call in C that never lets the GIL go; the others get tasks of 20 ms, one after the
+``python -m benchmarks.gil [--dedicated-bridge] [--switch SECONDS]`` starts four engines. The first runs a
+loop in pure Python, then a call in C that never lets the GIL go; the others get tasks of 20 ms, one after the
 other, and say when they began. With ``--switch`` the switch interval of the first engine is another.
 """
 

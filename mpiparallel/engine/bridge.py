@@ -234,10 +234,9 @@ class Bridge:
             self._link = None
 
     def _call_when_due(self, now: float) -> None:
-        if self._link is not None and not self._link.is_broken() and now - self._called < ANSWER_WITHIN:
-            if self._line.read_again() in (None, self.info):
-                return  # it may yet answer
-        self._call_again(now)
+        hopeful = self._link is not None and not self._link.is_broken() and now - self._called < ANSWER_WITHIN
+        if not hopeful or self._line.read_again() not in (None, self.info):
+            self._call_again(now)
 
     def _call_again(self, now: float) -> None:
         """Connect to the controller that the connection file names now, if it is there."""

@@ -64,7 +64,7 @@ def test_errors_and_places_name_the_users_ranks(dedicated):
     assert [texts[i][0] for i in (0, 2)] == ["PeerFailed"] * 2 and "rank 1" in texts[0][1]
     assert dedicated[:].apply_sync(numbers)[2] == (2, 3, 3, True)
     sleeping = dedicated[2].apply_async(time.sleep, 1.0)
-    assert wait_until(lambda: [place.state for place in dedicated.where()] == ["idle", "idle", "running"], 5.0)
+    assert wait_until(lambda: [one.state for one in dedicated.where()] == ["idle", "idle", "running"], 5.0)
     sleeping.get()
 
 
