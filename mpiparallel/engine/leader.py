@@ -106,8 +106,12 @@ class Leader:
             self.overseer.interrupted(places, time.monotonic())
         elif isinstance(header, Signal) and header.signum == signal.SIGKILL:
             messages = self._kill(messages)
-        if len(messages) == 1 and self._world.rank in messages:
-            self._mail.deliver_here(messages[self._world.rank])
+        if len(messages) == 1:
+            [(rank, message)] = messages.items()
+            if rank == self._world.rank:
+                self._mail.deliver_here(message)
+            else:
+                self._mail.post_later(rank, message)
         else:
             self._mail.post_to_all(messages, n_common, collective)
         if isinstance(header, Submit) and len(messages) > 1 and header.options.get("gang"):
@@ -147,6 +151,7 @@ class Leader:
     def progress(self) -> bool:
         """Move what can be moved to and from the controller; return whether there was anything."""
         busy = self._held is None and self.bridge.progress()
+        self._mail.flush()
         now = time.monotonic()
         if now - self._last_oversight > OVERSIGHT:
             self._last_oversight = now

@@ -59,6 +59,7 @@ class Mail:
         self._arrivals = Arrivals(deliver)
         self._groups = Groups(world, self._tell)
         self._status = MPI.Status()
+        self._later: dict[int, list[Message]] = {}  # by rank: to be sent together, before anything else
         # The rest is used only where the world survives. Letters: their frames, and who has not got them.
         self._letters: dict[int, tuple[list[Any], set[int]]] = {}
         self._last_letter = 0
@@ -70,12 +71,12 @@ class Mail:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way, as far as this rank knows."""
-        return not self._sends and not self._letters and not self._arrivals
+        return not self._sends and not self._letters and not self._arrivals and not self._later
 
     @property
     def all_sent(self) -> bool:
         """Whether MPI has taken all that was posted."""
-        return not self._sends
+        return not self._sends and not self._later
 
     # ------------------------------------------------------------ posting
 
@@ -83,6 +84,16 @@ class Mail:
         """Send messages to one rank (not this one). What is for a dead rank is dropped."""
         if to in self._world.alive:
             self._send(to, wire_frames.pack(messages), 0, 0, 0)
+
+    def post_later(self, to: int, message: Message) -> None:
+        """Send a message to one rank (not this one) with the next `flush`: many cost little more than one."""
+        self._later.setdefault(to, []).append(message)
+
+    def flush(self) -> None:
+        """Send what was kept back by `post_later`."""
+        while self._later:
+            to, messages = self._later.popitem()
+            self.post(to, messages)
 
     def post_to_all(self, messages: dict[int, Message], n_common: int, collective: bool) -> None:
         """Send one message to each of several ranks, this one perhaps among them.
@@ -162,6 +173,8 @@ class Mail:
 
     def _isend(self, comm: Any, frames: list[Any], to: int, tag: int) -> list[Any]:
         requests: list[Any] = []
+        if to in self._later:
+            self.post(to, self._later.pop(to))
         if frames:
             try:
                 for frame in frames:

@@ -10,7 +10,7 @@ between, and as blocked ranks send nothing, their counts belong to that moment. 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ WORLD = "world"  # the communicator of all
 REMEMBERED = 4096  # replaced communicators whose late reports are recognised
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """One request, as far as this world has a part in it."""
 
@@ -93,7 +93,8 @@ class Overseer:
         self._tell, self._renew, self._notice = tell, renew, notice
         self._notice_after = notice_after
         self._requests: dict[str, Request] = {}
-        self._open: dict[int, dict[str, None]] = {}  # by rank, in the order they run
+        self._sets: dict[tuple[int, ...], frozenset[int]] = {}  # the same few come again and again
+        self._open: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by rank, in the order they run
         self._blocked: dict[int, _Stuck] = {}
         self._examination: _Examination | None = None
         self._round = 0
@@ -110,9 +111,15 @@ class Overseer:
         """Note a request that was handed to `ranks`."""
         if name in self._requests:
             return
-        request = self._requests[name] = Request(name, client, frozenset(ranks))
-        for rank in request.ranks:
-            self._open.setdefault(rank, {})[name] = None
+        places = tuple(ranks)
+        members = self._sets.get(places)
+        if members is None:
+            if len(self._sets) > REMEMBERED:
+                self._sets.clear()
+            members = self._sets[places] = frozenset(places)
+        request = self._requests[name] = Request(name, client, members)
+        for rank in places:
+            self._open[rank][name] = None
             if rank not in self.alive:
                 self._end(request, rank, self.dead.get(rank, "it is not there"))
 
