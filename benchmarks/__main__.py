@@ -5,6 +5,7 @@ python -m benchmarks --rounds 7 latency  # the rows whose name begins with "late
 python -m benchmarks --ours              # without IPython Parallel
 python -m benchmarks guard               # MPI calls, guarded and plain
 python -m benchmarks farm                # task farms, beside four others; "farm-noop": only those rows
+python -m benchmarks bridge              # a bridge of its own: tasks while the first engine is busy
 python -m benchmarks soak --minutes 30   # mixed traffic; by itself only, and with options of its own
 """
 
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks import farm, guard, measures, soak
+from benchmarks import bridge, farm, guard, measures, soak
 from benchmarks.sides import Side, bare_mpiexec, both, settle
 from benchmarks.table import Line, render
 
@@ -51,12 +52,12 @@ ROWS = [
 ]
 FARMS = {f"farm-{workload}": workload for workload in farm.WORKLOADS}
 SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 100.0, "": 1.0}
-START, GUARD = "start", "guard"
+START, GUARD, BRIDGE = "start", "guard", "bridge"
 
 
 def make_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    names = ", ".join([START, *(row.name for row in ROWS), *FARMS, GUARD])
+    names = ", ".join([START, *(row.name for row in ROWS), *FARMS, GUARD, BRIDGE])
     parser.add_argument("names", nargs="*", help=f"rows to measure: {names}")
     parser.add_argument(
         "--rounds", type=int, default=3, help="how often each is measured (default %(default)s)"
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
     rows = [row for row in ROWS if wanted(row.name)]
     workloads = [workload for name, workload in FARMS.items() if wanted(name)]
-    if not rows and not workloads and not wanted(START) and not wanted(GUARD):
+    if not rows and not workloads and not any(map(wanted, (START, GUARD, BRIDGE))):
         print(f"no row begins with {', '.join(options.names)}", file=sys.stderr)
         return 2
     lines = [start_line(sides, options.rounds)] if wanted(START) else []
@@ -100,6 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         for n in (2, 4):
             progress(f"guarded and plain MPI calls on {n} ranks")
             print(guard.table(n))
+    if wanted(BRIDGE):
+        progress("tasks while the first engine is busy, with a bridge of its own and without")
+        print(bridge.table(options.rounds))
     return 0
 
 

@@ -254,7 +254,7 @@ class Bridge:
     def nap(self, seconds: float) -> None:
         """Wait, at most until the controller says something."""
         if self.quiet:
-            seconds = max(seconds, QUIET_NAP)
+            seconds = max(seconds, QUIET_NAP * (2 if self._world.dedicated else 1))
         if self._link is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
             self._link.socket.poll(int(seconds * 1000))
         else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -55,6 +56,7 @@ SPIN = 0.002  # seconds of yielding before an idle engine naps: a request's way 
 NAP_MIN, NAP_MAX = 0.00005, 0.005  # its naps, growing
 STANDBY = 0.01  # how often the thread looks whether it is its turn
 GRACE = 3.0  # seconds that user code has to end when the world does
+SWITCH = 0.0005  # seconds that user code computes on while the leader's courier waits for its turn
 LEAVE = Stop([], controller=True)  # the leader tells the others to end
 
 
@@ -110,6 +112,7 @@ class Courier(threading.Thread):
 
     def _lead(self, bridge: Bridge) -> None:
         """Take up the leading rank's part."""
+        sys.setswitchinterval(SWITCH)
         self.bridge = bridge
         self.leader = Leader(self.world, self.mail, bridge, self._first, self._config.notice_after)
 
