@@ -68,6 +68,8 @@ class Balancing:
         self.tried = float("-inf")  # when engines were last looked for
         self.look_at_gangs = False
         self.used = 0
+        self.nobody_since: float | None = None  # since when tasks wait and there are no engines
+        self.told: set[str] = set()  # clients that know it
         self.news: list[tuple[str, bool, tuple[int, ...]]] = []
         self.seats_to_fill: dict[Seat, None] = {}
         self.pools_to_serve: dict[Pool, None] = {}

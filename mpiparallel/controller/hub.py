@@ -17,7 +17,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpiparallel.connection_file import Role
-from mpiparallel.controller import answers, balance, claims, clients, delivery, questions, work, worlds
+from mpiparallel.controller import (
+    answers,
+    balance,
+    claims,
+    clients,
+    delivery,
+    nobody,
+    questions,
+    work,
+    worlds,
+)
 from mpiparallel.controller.lives import WorldEvent, WorldState
 from mpiparallel.controller.records import Entry, Record
 from mpiparallel.controller.state import MAX_PATIENCE, Client, Errand, Peer, Send, State, World
@@ -244,6 +254,7 @@ class Hub:
         worlds.tick(state, now)
         questions.tick(state, now)
         balance.tick(state, now)
+        nobody.tick(state, now)
         return self._take()
 
     def shut_down(self, reason: str, now: float) -> list[Send]:

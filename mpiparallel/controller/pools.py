@@ -223,6 +223,14 @@ class Queue:
         elif not self.size:
             self._clear()
 
+    def clients(self) -> dict[str, tuple[str, int]]:
+        """Return whose tasks wait: their first one, and how many there are at most."""
+        return {
+            line.client: (next(task.name for task in line.tasks if task.state is _QUEUED), len(line.tasks))
+            for line in self._order
+            if any(task.state is _QUEUED for task in line.tasks)
+        }
+
     def _clear(self) -> None:
         while self._order:
             self._close(self._order[0])

@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 
 from mpiparallel.config import SCHEMES, Config
+from mpiparallel.controller import nobody
 from mpiparallel.controller.policies import POLICIES
 from mpiparallel.wire.messages import (
     NOBODY,
@@ -17,6 +18,7 @@ from mpiparallel.wire.messages import (
     HelloWorld,
     Lacks,
     Needs,
+    Notice,
     Recall,
     Refused,
     Result,
@@ -654,3 +656,34 @@ def test_what_a_task_costs_does_not_grow_with_engines_or_tasks() -> None:
     little = lines_for(10, 500)
     assert lines_for(3000, 500) < 1.5 * little
     assert lines_for(10, 50_000) < 1.5 * little
+
+
+class TestWithoutEngines:
+    def notices(self, hub: Balancer, client: str) -> list[str]:
+        hub.tick(0.0)
+        return [one.text for one in hub.heard(client) if isinstance(one, Notice)]
+
+    def test_clients_are_told_once_that_their_tasks_wait_for_engines(self) -> None:
+        hub = Balancer()
+        hub.client("a")
+        hub.client("b")
+        hub.world(1)
+        hub.kill(0)
+        hub.lose("w")
+        hub.balance("a", 3)
+        assert self.notices(hub, "a") == []
+        hub.tick(nobody.TOLD_AFTER)
+        (text,) = self.notices(hub, "a")
+        assert "3 tasks wait for engines" in text
+        hub.tick(nobody.TOLD_AFTER)
+        assert self.notices(hub, "a") == self.notices(hub, "b") == []
+
+    def test_those_who_get_engines_in_time_are_told_nothing(self) -> None:
+        hub = Balancer()
+        hub.client("a")
+        hub.balance("a", 1)
+        assert self.notices(hub, "a") == []
+        hub.world(1)
+        assert len(hub.sent()) == 1
+        hub.tick(nobody.TOLD_AFTER)
+        assert self.notices(hub, "a") == []
