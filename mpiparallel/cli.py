@@ -18,6 +18,7 @@ examples:
   mpiparallel start -n 4 --daemonize      ... in the background, until `mpiparallel stop`
   mpiparallel engines -n 2                two more engines for it, as a second MPI world
   mpiparallel list                        the clusters that run
+  mpiparallel results --status error      tasks that failed, whoever submitted them
   mpiparallel where                       what its engines are doing, and who waits for whom
   mpiparallel run -n 4 script.py          a cluster for one script, gone with it
 
@@ -53,6 +54,7 @@ def make_argument_parser() -> argparse.ArgumentParser:
     _add_names(status)
     status.add_argument("--json", action="store_true", help="as JSON, for programs")
     _add_where(subcommands)
+    _add_results(subcommands)
     engines = subcommands.add_parser(
         "engines", help="add engines to a running cluster, as one more MPI world"
     )
@@ -95,6 +97,22 @@ def _add_where(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     form.add_argument(
         "--watch", type=_seconds, metavar="S", help="show it again every S seconds, until Ctrl-C"
     )
+
+
+def _add_results(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    results = subcommands.add_parser(
+        "results",
+        help="list and print results that the controller keeps",
+        description="List the newest tasks of a cluster, of all clients, or print what the named ones "
+        "returned, raised and printed. Works when the controller does not run any more, too, if it was "
+        "started by: mpiparallel controller.",
+    )
+    _add_names(results)
+    results.add_argument("msg_ids", nargs="*", metavar="MSG_ID", help="print these")
+    results.add_argument("-n", type=_count, default=20, metavar="N", help="how many (%(default)s; 0: all)")
+    results.add_argument("--status", choices=["ok", "error", "aborted", "pending"], help="only such tasks")
+    results.add_argument("--label", help="only tasks with this label; * and ? stand for anything")
+    results.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

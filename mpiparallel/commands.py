@@ -40,6 +40,7 @@ def execute(options: argparse.Namespace) -> int:
         "list": list_clusters,
         "status": status,
         "where": where,
+        "results": results,
         "engines": engines,
         "run": run,
     }[options.command]
@@ -196,6 +197,18 @@ def status(options: argparse.Namespace, config: Config) -> int:
     else:
         _table(["part", "n", "pid", "state"], rows)
     return 0
+
+
+def results(options: argparse.Namespace, config: Config) -> int:
+    """List or print the results that the controller keeps, or has left."""
+    from mpiparallel import connection_file
+    from mpiparallel.results_command import open_results, show
+
+    folder = _folder(options, config)
+    known = (folder / connection_file.NAMES["client"]).exists()
+    running = known and files.judge(folder) in ("running", "elsewhere")
+    with open_results(folder, running) as waiting:
+        return show(options, waiting)
 
 
 def where(options: argparse.Namespace, config: Config) -> int:

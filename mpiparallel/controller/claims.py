@@ -175,7 +175,8 @@ def metadata(record: Record) -> dict[str, Any]:
 def db_query(state: State, client: Client, question: Ask) -> None:
     """Answer with the tasks that a query finds, open ones among them."""
     opened = open_tasks(state)
-    _ask(state, client, question, lambda reader: reader.search(question.match, question.keys, None, opened))
+    match, keys, newest = question.match, question.keys, question.newest or None
+    _ask(state, client, question, lambda reader: reader.search(match, keys, newest, opened))
 
 
 def hub_history(state: State, client: Client, question: Ask) -> None:

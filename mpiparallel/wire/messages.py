@@ -284,6 +284,7 @@ class Ask(Header, frozen=True):
     # Of db_query: which tasks (key -> value, or operator -> operand), and what of them.
     match: dict[str, Any] = {}
     keys: list[str] | None = None
+    newest: Count = 0  # not more than so many; 0: all
     # Of resubmit: the names of the new requests, one for each of `msg_ids`, and when that was.
     requests: Annotated[list[Identifier], Meta(max_length=1 << 20)] = []
     submitted: float | None = None
