@@ -217,8 +217,9 @@ def _table(rows: list[dict[str, str]]) -> None:
         table = Table(box=None, pad_edge=False)
         for column in columns:
             # msg_ids are there to be copied: they stay whole, and the result gives way.
-            width = max(len(row[column]) for row in rows) if column in ("msg_id", "status") else None
-            table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=width)
+            width = max(len(column), *(len(row[column]) for row in rows))
+            least = 6 if column in ("label", "result") else width
+            table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least)
         styles = {"error": "red", "aborted": "yellow", "pending": "dim"}
         for row in rows:
             table.add_row(*(Text(row[column]) for column in columns), style=styles.get(row["status"]))

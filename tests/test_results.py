@@ -39,6 +39,7 @@ view.label = "killed"
 tasks = [view.apply_async(double, i) for i in range(8)]
 direct = rc[0].apply_async(lambda: b"x" * 300_000)
 gang = rc.load_balanced_view(ranks=2).apply_async(lambda: "both")
+rc.queue_status()  # answered when the controller has got what was sent before
 print(*(name for one in (*tasks, direct, gang) for name in one.msg_ids), flush=True)
 time.sleep(1000)
 """
@@ -207,8 +208,8 @@ def test_results_in_a_terminal(left: Path, width: int) -> None:
     for line in text.splitlines():
         plain = line.replace("\x1b[31m", "").replace("\x1b[0m", "").replace("\x1b[1m", "").rstrip()
         assert len(plain) <= width
-    for task in ("c-1_1", "c-1_2", "c-1_3"):
-        assert task in text
+    for word in ("msg_id", "status", "result", "c-1_1", "c-1_2", "c-1_3", "error", "{'answer': 42}"):
+        assert word in text
 
 
 def test_no_results(tmp_path: Path) -> None:
