@@ -126,9 +126,6 @@ class TestWhoMaySayWhat:
             "Recall": Recall(0, ["a-1_0"]),
             "Settled": Settled(["a-1"], [0]),
             "Resend": Resend("a-1", [0]),
-            "Want": Want([0]),
-            "Made": Made([0], 1),
-            "Drop": Drop([0]),
         }[kind.__name__]
         for peer in ("stranger", hub.client("a"), hub.world(1)):
             hub.say(peer, header)
