@@ -181,8 +181,8 @@ class ManyPeers(RuleBasedStateMachine):
         survives = name in self.survivors
         fields = {"survives": survives, "lost": lost if survives else [], "held": held}
         self.say(peer, HelloWorld("v", name, ["h"] * size, [1] * size, **fields))  # type: ignore[arg-type]
-        # What was on its way on the old connection is lost, so that nothing may wait for it, unless its client
-        # has been asked to send it again.
+        # What was on its way on the old connection is lost, so that nothing may wait for it, unless its
+        # client has been asked to send it again.
         world = self.hub.state.worlds[name]
         for number, engine in world.engines.items():
             kept = held[number - world.first] if held is not None else []
