@@ -93,7 +93,8 @@ def test_engines_end_when_controller_and_starter_are_killed(state_dir, tmp_path)
         time.sleep(100)
         """)
     )
-    starter = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    environ = {**os.environ, "MPIPARALLEL_ORPHAN_AFTER": "5"}
+    starter = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environ)
     try:
         controller, *engines = map(int, starter.stdout.readline().split())
     finally:
