@@ -102,6 +102,7 @@ class Soak:
         self.log = folder / "clients.log"
         self.left: Counter[str] = Counter()  # how the third client has left
         self.controllers = 0  # killed
+        self.state = ""  # what was to be seen at the end, if something was lost
         self.mpis: list[str] = []
         self.seconds = 0.0
 
@@ -202,6 +203,15 @@ class Soak:
                 client.wait()
                 client.stdin.close()
         self.accounts = {name: Account.read(path) for name, path in ledgers.items()}
+        if self.lost():
+            self.note_state(rc)
+
+    def note_state(self, rc: Any) -> None:
+        """Keep what helps to find out why something was lost, before it is stopped."""
+        parts = [self.said(), str(rc), str(rc.where())]
+        for log in sorted(self.folder.rglob("*.log")):
+            parts.append(f"{log.name}:\n{log.read_text(errors='replace')[-6000:]}")
+        self.state = "\n\n".join(parts)
 
     def guarded(self, sender: Sender) -> None:
         """Run the first client; what it cannot cope with is a failure of the run."""
@@ -226,8 +236,8 @@ class Soak:
             return subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def part(self, client: Any) -> None:
-        """End the third client: mostly it gets no say in it."""
-        how = self.dice.choice(["killed", "killed", "left"])
+        """End the third client: two times out of three it gets no say in it."""
+        how = "left" if self.left.total() % 3 == 1 else "killed"
         self.left[how] += 1
         if how == "left":
             client.stdin.write(b"leave\n")
@@ -307,6 +317,7 @@ class Soak:
         problems = self.problems(growth, share)
         for text in problems[:50]:
             console.print(text, markup=False, highlight=False)
+        console.print(self.state, markup=False, highlight=False)
         console.print("Nothing is lost, and nothing grows." if not problems else f"{len(problems)} problems.")
         return out.getvalue()
 
