@@ -38,6 +38,7 @@ class Config:
     notice_after: float = 30.0  # a wait in MPI that lasts so long is told to the client
     output_window: int = 256 << 10  # output in flight from one engine to the client
     max_frame: int = 16 << 30
+    store: bool = True  # whether results wait in the controller's folder for those who come back
     results_bytes: int = 1 << 30  # of results that wait in the controller's folder
     results_count: int = 1_000_000
     results_age: float = 7 * 86400.0
@@ -53,6 +54,7 @@ class Config:
         ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``,
         ``MPIPARALLEL_CLUSTER_ID`` (the cluster to use when none is named), ``MPIPARALLEL_NONINTERACTIVE``
         (``IPP_NONINTERACTIVE`` too), ``MPIPARALLEL_FT`` (``0``: a world ends with its first rank that dies),
+        ``MPIPARALLEL_STORE`` (``0``: results are not kept for clients that are gone),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
         ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
         ``_MAX_BACKLOG``, ``_RESULTS_BYTES``, ``_RESULTS_COUNT``, ``_RESULTS_AGE``, ``_RESULTS_MEMORY``
@@ -79,6 +81,7 @@ class Config:
                 raise ValueError(f"MPIPARALLEL_SCHEME={scheme!r}: expected one of {', '.join(SCHEMES)}")
         if environ.get("MPIPARALLEL_HWM"):
             values["hwm"] = _whole(environ["MPIPARALLEL_HWM"])
+        values["store"] = environ.get("MPIPARALLEL_STORE", "1") not in ("", "0")
         values["log"] = environ.get("MPIPARALLEL_LOG", "")
         for name, number in (
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),

@@ -101,7 +101,7 @@ class Server:
         self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody
         self.store = Store(directory, Limits.of(config))
-        self.hub.state.storing, self.hub.state.find = True, self.store.find
+        self.hub.state.storing, self.hub.state.find = config.store, self.store.find
         self._noted: set[object] = set()
         self._look_at = 0.0
         self._stop_at: float | None = None

@@ -165,7 +165,7 @@ class Store:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Store what has ended. Waits only when very much waits already."""
-        if not entries:
+        if not entries or not self.limits.keep:
             return
         fresh = self._fresh
         for entry in entries:

@@ -44,10 +44,14 @@ class Limits:
     count: int = 1_000_000
     age: float = 7 * 86400.0  # seconds
     memory: int = 256 << 20  # of large results that are not on disk
+    keep: bool = True  # False: nothing at all
 
     @classmethod
     def of(cls, config: Config) -> Limits:
-        return cls(config.results_bytes, config.results_count, config.results_age, config.results_memory)
+        return cls(
+            config.results_bytes, config.results_count, config.results_age, config.results_memory,
+            config.store,
+        )  # fmt: skip
 
 
 DEFAULTS = Limits()

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpiparallel.config import Config
 from mpiparallel.controller import query
 from mpiparallel.controller.database import Database
 from mpiparallel.controller.records import Departed, Printed, Record
@@ -202,6 +203,15 @@ def test_the_oldest_go_first(tmp_path: Path, limits: Limits) -> None:
     again = Store(tmp_path, limits)
     assert ask(again, lambda reader: (reader.databases[0].count, reader.databases[0].nbytes)) == (count, size)
     again.close()
+
+
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    config = Config.from_environment({"MPIPARALLEL_STORE": "0"})
+    store = Store(tmp_path, Limits.of(config))
+    store.put([record(1)])
+    assert store.find("c-1_1") is None and not names(store)
+    store.close()
+    assert Config.from_environment({}).store
 
 
 def test_old_results_go(tmp_path: Path) -> None:
