@@ -186,7 +186,6 @@ class Soak:
             self.seconds = time.monotonic() - began
             for client in (second, third):
                 client.stdin.write(b"finish\n")
-                client.stdin.flush()
             sender.enough.set()
             thread.join(DRAINED)
             for client in (second, third):
@@ -233,7 +232,9 @@ class Soak:
         ]
         environ = {**os.environ, "MPIPARALLEL_STATE": str(self.folder), "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0
+            )
 
     def part(self, client: Any) -> None:
         """End the third client: two times out of three it gets no say in it."""
@@ -241,7 +242,6 @@ class Soak:
         self.left[how] += 1
         if how == "left":
             client.stdin.write(b"leave\n")
-            client.stdin.flush()
             if client.wait(60):
                 raise RuntimeError(f"the third client has failed: {self.said()}")
         else:
