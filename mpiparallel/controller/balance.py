@@ -59,6 +59,12 @@ def submit(state: State, client: Client, message: Message, now: float) -> None:
         state.counters["refused requests"] += 1
         state.send(client.peer, Refused(problem, header.request))
         return
+    take_in(state, message, now)
+
+
+def take_in(state: State, message: Message, now: float) -> None:
+    """Take the tasks of a message in, whose client may be gone: then it comes from the store."""
+    header: Balance = message.header  # type: ignore[assignment]
     table = state.balancing
     function = table.functions.pin(header.function)
     frames = message.payload[: header.function_frames]
@@ -77,8 +83,8 @@ def submit(state: State, client: Client, message: Message, now: float) -> None:
             dependencies.fail_job(state, job, "InvalidDependency", f"it needs {missing}, which nobody knows")
         else:
             placing.park_or_queue(state, job, tasks)
-            if function.frames is None:
-                _ask_for(state, function, client.name)
+            if function.frames is None and header.client in state.clients:
+                _ask_for(state, function, header.client)
     for other in woken:
         placing.ready(state, other)
 
@@ -124,7 +130,9 @@ def _new_tasks(state: State, job: Job, message: Message, now: float) -> list[Bal
 
 def _has_ended(state: State, client: str, name: str) -> bool:
     """Send the results of a task once more, of which its client says that it has none, if it has ended."""
-    found = state.clients[client]
+    found = state.clients.get(client)
+    if found is None:
+        return name in state.balancing.ended
     kept = state.kept.get(name)
     if kept is not None:
         for engine in list(kept):

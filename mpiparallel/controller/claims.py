@@ -57,7 +57,7 @@ def claim(state: State, client: Client, message: Message) -> None:
             rest.append(task)
         else:
             opened[task] = metadata(about)
-            state.followers.setdefault(task, []).append(mine)
+            _follow(state, task, mine)
 
     def read(reader: Reader) -> tuple[dict[str, dict[str, Any]], dict[str, list[Message] | None]]:
         about = reader.metadata(rest)
@@ -65,17 +65,51 @@ def claim(state: State, client: Client, message: Message) -> None:
 
     def then(state: State, client: Client, found: Any) -> None:
         about, results = found
-        unknown = [task for task in rest if task not in about]
-        state.send(client.peer, Answer(header.query, {"unknown": unknown, "tasks": {**opened, **about}}))
+        for task in rest:
+            late = open_task(state, task)  # it has come while the store was asked, or is there as an open one
+            if late is not None:
+                opened[task] = metadata(late)
+                _follow(state, task, mine)
+                about.pop(task, None)
+                results.pop(task, None)
+        ended = {task: one for task, one in about.items() if one["status"] is not None}
+        unknown = [task for task in rest if task not in ended and task not in opened]
+        if unknown and state.paused:  # a world that is not back yet may have them
+            for task in opened:
+                _leave(state, task, mine)
+            state.postponed.append((client.name, message))
+            return
+        state.send(client.peer, Answer(header.query, {"unknown": unknown, "tasks": {**opened, **ended}}))
         mine.answered = True
-        for task, messages in results.items():
-            for one in messages or [_not_kept(task, about[task])]:
+        for task, one_ended in ended.items():
+            for one in results[task] or [_not_kept(task, one_ended)]:
                 hand(state, client.name, one)
         for one in mine.held:
             hand(state, client.name, one)
         mine.held = []
 
     state.errands.append(Errand(client.name, header.query, read, then))
+
+
+def resume(state: State) -> None:
+    """Take up the claims that have waited for worlds to be back."""
+    postponed, state.postponed = state.postponed, []
+    for name, message in postponed:
+        client = state.clients.get(name)
+        if client is not None:  # else it asks once more when it is back
+            claim(state, client, message)
+
+
+def _follow(state: State, task: str, mine: Claimed) -> None:
+    state.followers.setdefault(task, []).append(mine)
+
+
+def _leave(state: State, task: str, mine: Claimed) -> None:
+    rest = [one for one in state.followers.get(task, ()) if one is not mine]
+    if rest:
+        state.followers[task] = rest
+    else:
+        state.followers.pop(task, None)
 
 
 def hand(state: State, name: str, message: Message) -> None:
@@ -91,7 +125,7 @@ def follow_up(state: State) -> None:
     """Give those who follow tasks that have ended since the last look their Results."""
     journal = state.journal
     for entry in journal[state.looked :]:
-        if type(entry) is not Record:
+        if type(entry) is not Record or entry.status is None:
             continue
         for mine in state.followers.pop(entry.task, ()):
             if mine.answered:
@@ -115,8 +149,11 @@ def printed(state: State, header: Output) -> None:
 
 
 def _not_kept(task: str, about: dict[str, Any]) -> Message:
-    why = f"Task {task} has ended ({about['status']}), but what it returned is not kept any more"
-    failure = Failure("ResultNotKept", why)
+    if about["ename"]:
+        failure = Failure(about["ename"], about["evalue"], about["traceback"])
+    else:
+        why = f"Task {task} has ended ({about['status']}), but what it returned is not kept any more"
+        failure = Failure("ResultNotKept", why)
     if about["ranks"]:
         return Message(Result(task, NOBODY, "error", failure=failure))
     return Message(Result(*split_msg_id(task), "error", failure=failure))
@@ -193,7 +230,11 @@ def result_status(state: State, client: Client, question: Ask) -> None:
         rest = [task for task in question.msg_ids if task not in pending]
         known = reader.metadata(rest)
         _check_known(rest, known)
-        return {"pending": [task for task in question.msg_ids if task in pending], "completed": rest}
+        waiting = {task for task in rest if known[task]["status"] is None} | pending
+        return {
+            "pending": [task for task in question.msg_ids if task in waiting],
+            "completed": [task for task in rest if task not in waiting],
+        }
 
     _ask(state, client, question, read)
 

@@ -7,7 +7,7 @@ Called by `hub`.
 from __future__ import annotations
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, balance, delivery, questions, work
+from mpiparallel.controller import again, balance, delivery, departed, questions, work
 from mpiparallel.controller.records import Departed
 from mpiparallel.controller.state import Client, Peer, State
 from mpiparallel.wire.messages import Hello, Refused, Welcome, msg_id
@@ -54,6 +54,7 @@ def send_away(state: State, client: Client, now: float) -> None:
     work.release(state, client, keep_lacks=True)
     delivery.went_away(state, client)
     questions.client_gone(state, client)
+    departed.leave(state, client.name)
 
 
 def forget(state: State, client: Client) -> None:
@@ -71,6 +72,7 @@ def forget(state: State, client: Client) -> None:
         work.fail(state, request, engine, why, state.engines[engine])
     delivery.gone(state, client)
     questions.client_gone(state, client)
+    departed.leave(state, client.name)
 
 
 def tick(state: State, now: float) -> None:

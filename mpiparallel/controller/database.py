@@ -90,7 +90,7 @@ class Database(Tables):
         now: float | None,
     ) -> tuple[Any, ...]:
         failure = record.failure or _NO_FAILURE
-        results = None if aside else pack_results(record.results)
+        results = None if aside or record.status is None else pack_results(record.results)
         inputs = function = common = None
         if record.inputs is not None:
             inputs, function, common = self._pack_inputs(record.inputs, shared)
@@ -168,28 +168,58 @@ class Database(Tables):
             raise
 
     def add_text(self, task: str, text: Sequence[str]) -> bool:
-        """Append what a task has printed; return whether the task is there."""
+        """Append what a task has printed; return whether the task is there and has ended."""
         done = self._sql.execute(
             f"UPDATE tasks SET stdout = substr(stdout || ?, 1, {MAX_TEXT}), "
-            f"stderr = substr(stderr || ?, 1, {MAX_TEXT}) WHERE task = ?",
+            f"stderr = substr(stderr || ?, 1, {MAX_TEXT}) "
+            "WHERE task = ? AND status IS NOT NULL",
             (text[0], text[1], task),
         )
         return done.rowcount > 0
 
+    def take_waiting(self, again: bool) -> tuple[list[Message], dict[str, tuple[bool, tuple[int, ...]]]]:
+        """Return the tasks that have not ended, and how those have that they come after.
+
+        What cannot be read of them ends here; all of them do unless they are to be done (`again`).
+        """
+        waiting = dict(self.waiting()) if again else {}
+        self._sql.execute("BEGIN IMMEDIATE")
+        for (task,) in self._sql.execute("SELECT task FROM tasks WHERE status IS NULL").fetchall():
+            if waiting.get(task) is None:
+                self._sql.execute(
+                    "UPDATE tasks SET status = 'error', ename = 'EngineError', evalue = ? WHERE task = ?",
+                    (f"Task {task} has not been run: the controller has ended", task),
+                )
+        self._sql.execute("COMMIT")
+        found = [message for message in waiting.values() if message is not None]
+        needed = {
+            name
+            for message in found
+            for needs in (message.header.after, message.header.follow)  # type: ignore[union-attr]
+            for name in (needs.tasks if needs else ())
+        }
+        ended = {
+            task: (one["status"] == "ok", tuple(map(int, filter(None, one["engines"].split(",")))))
+            for task, one in self.metadata([*needed]).items()
+            if one["status"] is not None
+        }
+        return found, ended
+
     # ------------------------------------------------------------ forgetting
 
     def forget(self, tasks: Sequence[str]) -> None:
-        """Forget these tasks, as far as they are there."""
+        """Forget these tasks, as far as they are there and have ended."""
         self._sql.execute("BEGIN IMMEDIATE")
-        self._forget(tasks)
+        for some in pieces(tasks):
+            self._delete(f"task IN ({marks(some)}) AND status IS NOT NULL", some)
         self._note_totals()
         self._sql.execute("COMMIT")
 
     def forget_where(self, condition: dict[str, Any]) -> None:
-        """Forget all tasks that a query finds."""
+        """Forget all tasks that a query finds and that have ended."""
         text, parameters = query.where(condition)
         self._sql.execute("BEGIN IMMEDIATE")
-        self._delete(text, parameters)
+        self._delete(f"({text}) AND status IS NOT NULL", parameters)
         self._forget_shared()
         self._note_totals()
         self._sql.execute("COMMIT")

@@ -13,11 +13,11 @@ from mpiparallel.controller.state import Client, Kept, State
 from mpiparallel.wire.messages import Message, Received, Result, Settled, msg_id, split_msg_id
 
 
-def deliver(state: State, client: str, message: Message) -> None:
-    """Send a Result to the client whose task it ends."""
+def deliver(state: State, client: str, message: Message, saved: bool = False) -> None:
+    """Send a Result to the client whose task it ends; is it `saved`, the store has it as an open one."""
     header: Result = message.header  # type: ignore[assignment]
     engine = state.engines.get(header.engine)
-    kept = Kept(message, engine.world.name if engine is not None else "")
+    kept = Kept(message, engine.world.name if engine is not None else "", saved=saved)
     found = state.clients.get(client)
     if found is not None:
         found.unreceived.append(kept)
@@ -68,7 +68,7 @@ def _stored(state: State, request: str, engine: int) -> None:
     kept = state.kept[request][engine]
     kept.stored = True
     client = _client_of(request)
-    if client not in state.clients:
+    if client not in state.clients or (kept.saved and not kept.owed):
         kept.message = None
         _forget(state, request, engine)
         settle(state, kept.world, request, engine)
@@ -155,7 +155,7 @@ def flush(state: State) -> None:
 def _drop(state: State, kept: Kept) -> None:
     """Settle a Result; those of a gang together, as a client that has some of them asks for all."""
     kept.owed = False
-    if kept.message is None:
+    if kept.message is None or (kept.saved and not kept.stored):
         return
     header: Result = kept.message.header  # type: ignore[assignment]
     group = state.kept.get(header.request, {})

@@ -34,11 +34,11 @@ def finish(state: State, task: Balanced, event: BalancedEvent, results: Sequence
     state.journal.append(
         Record(
             task.name, header.client, header.verb, header.label, header.submitted, header.ranks, engines,
-            status, started, completed, failure, list(results), _inputs(task),
+            status, started, completed, failure, list(results), inputs(task),
         )
     )  # fmt: skip
     for one in results:
-        delivery.deliver(state, header.client, one)
+        delivery.deliver(state, header.client, one, task.saved)
     table.remember(task.name, status == "ok", tuple(engines))
     job.open -= 1
     if not job.open:
@@ -76,7 +76,7 @@ def replaced(state: State, task: Balanced) -> Balanced:
         _dequeue(state, task)
     task.advance(BalancedEvent.ABORTED)
     other = Balanced(task.name, task.number, task.job, task.part, task.seq, task.since)
-    other.aborting = task.aborting
+    other.aborting, other.saved = task.aborting, task.saved
     return other
 
 
@@ -106,8 +106,8 @@ def _all_in_all(results: Sequence[Result]) -> tuple[str, float | None, float | N
     return status, min(started, default=None), max(completed, default=None), failure
 
 
-def _inputs(task: Balanced) -> Message | None:
-    """Return a Balance of this task alone."""
+def inputs(task: Balanced) -> Message | None:
+    """Return a Balance of this task alone; None when its payload is not here."""
     if task.part is None:
         return None
     job = task.job

@@ -13,7 +13,7 @@ Everything is forgotten when its owner goes, except the bounded record of finish
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mpiparallel.connection_file import Role
@@ -23,12 +23,14 @@ from mpiparallel.controller import (
     claims,
     clients,
     delivery,
+    departed,
     nobody,
     questions,
     work,
     worlds,
 )
 from mpiparallel.controller.lives import WorldEvent, WorldState
+from mpiparallel.controller.permitted import PERMITTED
 from mpiparallel.controller.records import Entry, Record
 from mpiparallel.controller.state import MAX_PATIENCE, Client, Errand, Peer, Send, State, World
 from mpiparallel.wire.messages import (
@@ -60,30 +62,6 @@ from mpiparallel.wire.messages import (
 )
 from mpiparallel.wire.waits import Place
 
-PERMITTED: dict[type, frozenset[Role]] = {
-    Hello: frozenset({"client"}),
-    HelloWorld: frozenset({"engine"}),
-    Submit: frozenset({"client"}),
-    Balance: frozenset({"client"}),
-    Claim: frozenset({"client"}),
-    Received: frozenset({"client"}),
-    Returned: frozenset({"engine"}),
-    Abort: frozenset({"client"}),
-    Signal: frozenset({"client"}),
-    Stop: frozenset({"client"}),
-    Ask: frozenset({"client"}),
-    Where: frozenset({"client"}),
-    Supply: frozenset({"client"}),
-    Consumed: frozenset({"client"}),
-    Result: frozenset({"engine"}),
-    Output: frozenset({"engine"}),
-    Lacks: frozenset({"engine"}),
-    Whereabouts: frozenset({"engine"}),
-    Notice: frozenset({"engine"}),
-    EnginesLost: frozenset({"engine"}),
-    Heartbeat: frozenset({"client", "engine"}),
-    Goodbye: frozenset({"client", "engine"}),
-}
 PAUSE = 20.0  # seconds that worlds have to be back before balanced tasks are placed without them
 
 _NOBODY: frozenset[Role] = frozenset()  # what only the controller may say
@@ -190,13 +168,26 @@ class Hub:
             clients.forget(self.state, client)
         return self._take()
 
-    def restore(self, found: Iterable[tuple[World, list[int]]], next_engine: int, now: float) -> None:
-        """Begin with the worlds, and their engines that were stopped, of an earlier run of the controller."""
+    def restore(
+        self,
+        found: Iterable[tuple[World, list[int]]],
+        next_engine: int,
+        now: float,
+        waiting: Iterable[Message] = (),
+        ended: Mapping[str, tuple[bool, tuple[int, ...]]] | None = None,
+    ) -> None:
+        """Begin with what an earlier run of the controller has left.
+
+        Its worlds, with their engines that were stopped; from the store the tasks of clients that were gone
+        (`waiting`), and how those have `ended` that these come after.
+        """
         self.state.now = now
         for world, stopped in found:
             worlds.restore(self.state, world, stopped, now)
         self.state.next_engine = max(self.state.next_engine, next_engine)
         self.state.paused, self.state.paused_until = bool(self.state.adrift), now + PAUSE
+        departed.restore(self.state, waiting, ended or {}, now)
+        balance.run(self.state)
 
     def stored(self, tasks: Iterable[str], now: float) -> list[Send]:
         """Note that the store has the results of these tasks."""
@@ -236,6 +227,8 @@ class Hub:
 
     def due(self, now: float) -> float:
         """Return when `silent` or `tick` have something to say at the latest: a time, or infinity."""
+        if self.state.unsaved:
+            return now
         return min(questions.due(self.state, now), worlds.due(self.state), balance.due(self.state))
 
     def tick(self, now: float) -> list[Send]:
@@ -265,9 +258,11 @@ class Hub:
 
     def farewell(self) -> list[Send]:
         """Say goodbye to all clients and forget them."""
+        departed.abandon(self.state, self.stopping)
         self.state.tell_clients(Goodbye(self.stopping))
         for client in [*self.state.clients.values(), *self.state.away.values()]:
             clients.forget(self.state, client)
+        self.state.unsaved.clear()
         return self._take()
 
     def watch(self, peer: Peer) -> None:
@@ -277,6 +272,8 @@ class Hub:
     def take_records(self) -> list[Entry]:
         """Return what the store is to know of tasks that have ended since the last call."""
         state = self.state
+        if state.unsaved:
+            departed.write(state)
         journal, state.journal, state.looked = state.journal, [], 0
         for entry in journal:
             if type(entry) is Record and entry.engines:

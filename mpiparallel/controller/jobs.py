@@ -83,11 +83,13 @@ class Balanced:
         Whether it has been on an engine.
     aborting
         Whether a client has asked for its end.
+    saved
+        Whether the store has it, as its client is gone (`departed`).
     """
 
     __slots__ = (
         "aborting", "cost", "deadline", "excluded", "failed", "job", "name", "number", "part", "placed",
-        "retries", "seat", "seq", "since", "state", "team",
+        "retries", "saved", "seat", "seq", "since", "state", "team",
     )  # fmt: skip
 
     def __init__(self, name: str, number: int, job: Job, part: Frames | None, seq: int, now: float) -> None:
@@ -107,6 +109,7 @@ class Balanced:
         self.deadline: float | None = None
         self.placed = False
         self.aborting = False
+        self.saved = False
 
     def advance(self, event: BalancedEvent) -> None:
         self.state = advance(BALANCED, self.state, event)

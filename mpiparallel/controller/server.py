@@ -100,7 +100,7 @@ class Server:
         self.outgoing = Outgoing(self._send)
         self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody
-        self.store = Store(directory, Limits.of(config))
+        self.store = Store(directory, Limits.of(config), again=earlier is not None)
         self.hub.state.storing, self.hub.state.find = config.store, self.store.find
         self._noted: set[object] = set()
         self._look_at = 0.0
@@ -127,7 +127,8 @@ class Server:
         """Begin with the worlds of an earlier run, and look which of their processes live."""
         now = time.monotonic()
         found = [(restore.to_world(one, now), one.stopped) for one in earlier.worlds]
-        self.hub.restore(found, earlier.next_engine, now)
+        self.hub.restore(found, earlier.next_engine, now, self.store.waiting, self.store.ended)
+        self.store.waiting = []
         for one in earlier.worlds:
             self._put(self.watch.resume(one.hello.name, one.watched, now))
         names = ", ".join(one.hello.name for one in earlier.worlds) or "it had none"

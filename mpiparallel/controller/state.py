@@ -63,6 +63,7 @@ class Kept:
     world: str  # whose bridge keeps it, too; "" when the hub has made it
     owed: bool = True  # whether it is among some client's `unreceived`
     stored: bool = False
+    saved: bool = False  # the store has the task as an open one: it is settled when that has changed
 
 
 @dataclass(slots=True)
@@ -307,6 +308,9 @@ class State:
         self.find: Callable[[str], list[Message] | None] = lambda task: None  # in the store
         self.paused = False  # no balanced task is placed: worlds that may hold some have yet to come back
         self.paused_until = 0.0
+        self.unsaved: dict[str, None] = {}  # tasks of clients that are gone, which the store is to get
+        self.restored: list[Message] = []  # tasks from the store, which wait for others
+        self.postponed: list[tuple[str, Message]] = []  # claims that wait for worlds to be back
         self.requests_made = 0
         self.changed = False  # whether what a controller started again has to know is to be written
 

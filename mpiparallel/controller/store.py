@@ -130,10 +130,11 @@ class Reader:
 class Store:
     """The store of the controller in `folder`.
 
-    A file there that is not fit for use is moved aside.
+    A file there that is not fit for use is moved aside. A controller that takes another's place (`again`)
+    finds the tasks in it that are to be done yet in `waiting`, and in `ended` those that they come after.
     """
 
-    def __init__(self, folder: Path, limits: Limits = DEFAULTS) -> None:
+    def __init__(self, folder: Path, limits: Limits = DEFAULTS, *, again: bool = False) -> None:
         self.path = folder / NAME
         self.limits = limits
         self.broken = ""  # why the file is not written any more
@@ -152,6 +153,7 @@ class Store:
         self._awake.setblocking(False)
         self._bell.setblocking(False)
         self._databases = [self._open()]
+        self.waiting, self.ended = self._databases[0].take_waiting(again)
         self._reading: Tables | None = None
         self._thread = threading.Thread(target=self._run, name="mpiparallel-store", daemon=True)
         self._thread.start()
@@ -330,9 +332,9 @@ class Store:
         for record in records:
             if fresh.get(record.task) is record:
                 del fresh[record.task]
-            if self._texts:
+            if self._texts and record.status is not None:
                 self._forget_text(record.task)
-        self._done.append([record.task for record in records if record.task not in aside])
+        self._done.append([one.task for one in records if one.task not in aside and one.status is not None])
         self._spill(self.limits.memory)
 
     def _try(self, write: Callable[[Database], Any]) -> None:

@@ -108,6 +108,8 @@ class Tables:
                 self._sql.execute("PRAGMA journal_size_limit=33554432")
                 if empty:
                     self._sql.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            if not reading:
+                self._sql.execute("CREATE INDEX IF NOT EXISTS waiting ON tasks (n) WHERE status IS NULL")
             (self.next,) = self._sql.execute(
                 "SELECT 1 + max(IFNULL((SELECT max(n) FROM tasks), 0), "
                 "IFNULL((SELECT max(last) FROM shared), 0))"
@@ -136,11 +138,25 @@ class Tables:
         """Return a Balance of a task alone; None if it is not there, or its inputs are not."""
         sql = "SELECT inputs, function, common FROM tasks WHERE task = ?"
         row = self._sql.execute(sql, (task,)).fetchone()
-        if row is None or row[0] is None:
+        return self._balance(row, {}) if row else None
+
+    def waiting(self) -> Iterator[tuple[str, Message | None]]:
+        """Yield each task that has not ended, with a Balance of it alone if its inputs are there."""
+        shared: dict[bytes, list[bytes] | None] = {}
+        sql = "SELECT inputs, function, common, task FROM tasks WHERE status IS NULL ORDER BY n"
+        for row in self._sql.execute(sql).fetchall():
+            yield row[3], self._balance(row, shared)
+
+    def _balance(self, row: Sequence[Any], shared: dict[bytes, list[bytes] | None]) -> Message | None:
+        """Return the Balance of a task whose row begins with inputs, function and common."""
+        if row[0] is None:
             return None
         inputs = decode_inputs(row[0])
-        function = self._frames(row[1])
-        common = inputs.common if inputs.common is not None else self._frames(row[2])
+        for name in row[1:3]:
+            if name is not None and name not in shared:
+                shared[name] = self._frames(name)
+        function = shared[row[1]] if row[1] is not None else []
+        common = inputs.common if inputs.common is not None else shared.get(row[2])
         if function is None or common is None:
             return None
         header = msgspec.structs.replace(
@@ -149,9 +165,7 @@ class Tables:
         )  # fmt: skip
         return Message(header, [*function, *common, *inputs.part])
 
-    def _frames(self, name: bytes | None) -> list[bytes] | None:
-        if name is None:
-            return []
+    def _frames(self, name: bytes) -> list[bytes] | None:
         row = self._sql.execute("SELECT frames FROM shared WHERE digest = ?", (name,)).fetchone()
         return decode_frames(row[0]) if row else None
 

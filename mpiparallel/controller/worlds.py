@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, balance, questions, work
+from mpiparallel.controller import again, balance, claims, departed, questions, work
 from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
 from mpiparallel.controller.state import Engine, Peer, Request, State, World
 from mpiparallel.wire.messages import (
@@ -227,6 +227,8 @@ def check_paused(state: State, now: float) -> None:
         waiting = any(world.restored for world in state.adrift.values())
         if not waiting or now >= state.paused_until:
             balance.resume(state, now)
+            departed.resume(state, now)
+            claims.resume(state)
 
 
 def _check_engines(world: World) -> None:

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from mpiparallel.controller.hub import PERMITTED
 from mpiparallel.controller.lives import WorldState
+from mpiparallel.controller.permitted import PERMITTED
 from mpiparallel.wire.between import Drop, Made, Want
 from mpiparallel.wire.messages import (
     Abort,

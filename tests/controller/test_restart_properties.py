@@ -4,7 +4,8 @@ Clients and worlds are modelled as they are: a client keeps a request until it h
 again when it has lost its connection or is asked to; a bridge keeps a result until it is settled. Messages
 take their time, and those on a connection that is lost are lost, in both directions. Held throughout:
 nothing is run twice, and requests of one client run on each engine in the order sent. In the end: every task
-has ended exactly once at its client, every result is settled, and nothing is left.
+has ended exactly once at its client, every result is settled, and nothing is left. Of clients that die every
+balanced task ends that the store was told of.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from mpiparallel.controller import restore
 from mpiparallel.controller.hub import Hub
+from mpiparallel.controller.records import Record
 from mpiparallel.wire.messages import (
     Balance,
     Goodbye,
@@ -185,6 +187,10 @@ class Losses(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.hub = Hub()
+        self.storing = False
+        self.put: list[Record] = []  # not on disk yet
+        self.disk: dict[str, Record] = {}
+        self.gone: list[str] = []  # clients that have died
         self.now = 0.0
         self.made = 0
         self.lines: dict[str, Line] = {}  # by the hub's name for them, those that work
@@ -197,7 +203,23 @@ class Losses(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ plumbing
 
+    def open_store(self) -> None:
+        self.hub.state.storing, self.hub.state.find = self.storing, self.find
+
+    def find(self, task: str) -> list[Message] | None:
+        records = {**self.disk, **{one.task: one for one in self.put}}
+        return records[task].results if task in records else None
+
+    def commit(self) -> None:
+        put, self.put = self.put, []
+        self.disk.update((one.task, one) for one in put)
+        ended = [one.task for one in put if one.status is not None]
+        self.send(self.hub.stored(ended, self.now))
+
     def send(self, sends: Any) -> None:
+        entries = self.hub.take_records()
+        if self.storing:
+            self.put += [one for one in entries if isinstance(one, Record)]
         for peer, message in sends:
             if peer in self.lines:
                 self.lines[peer].to_peer.append(message)
@@ -246,8 +268,10 @@ class Losses(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what happens
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(storing=st.booleans())
+    def begin(self, storing: bool) -> None:
+        self.storing = storing
+        self.open_store()
         for world in self.worlds:
             self.connect(world)
             while self.move(world, True) or self.move(world, False):
@@ -307,9 +331,28 @@ class Losses(RuleBasedStateMachine):
         for peer in self.peers:
             self.drop(peer)
         self.lost.clear()
+        self.put.clear()
         self.hub = Hub()
+        self.open_store()
         worlds = [(restore.to_world(one, self.now), one.stopped) for one in found]
-        self.hub.restore(worlds, next_engine, self.now)
+        waiting = [one.inputs for one in self.disk.values() if one.status is None and one.inputs]
+        self.hub.restore(worlds, next_engine, self.now, waiting)
+
+    @rule()
+    def the_store_writes(self) -> None:
+        self.commit()
+
+    @rule(number=numbers)
+    def a_client_dies(self, number: int) -> None:
+        client = self.clients[number % N_CLIENTS]
+        if client.line is not None:
+            del self.lines[client.line.name]
+            self.send(self.hub.lost(client.line.name, "killed", self.now))
+        self.send(self.hub.client_died(client.name))
+        self.gone.append(client.name)
+        self.clients[number % N_CLIENTS] = other = ModelClient(f"c{number % N_CLIENTS}x{len(self.gone)}")
+        self.peers[self.peers.index(client)] = other
+        self.connect(other)
 
     @rule(seconds=st.floats(0.0, 0.3))
     def time_goes_by(self, seconds: float) -> None:
@@ -335,6 +378,9 @@ class Losses(RuleBasedStateMachine):
                 for world in self.worlds:
                     for rank in range(SIZE):
                         world.run(rank)
+            for name in self.gone:
+                self.send(self.hub.client_died(name))
+            self.commit()
             if not any(client.pending for client in self.clients) and not any(
                 world.unsettled for world in self.worlds
             ):
@@ -345,8 +391,12 @@ class Losses(RuleBasedStateMachine):
             assert not client.pending, f"{list(client.pending)} has not ended"
             assert client.ended == Counter(client.asked)
         assert not any(world.unsettled for world in self.worlds), "a result is not settled"
+        for name, one in self.disk.items():
+            assert one.status is not None, f"{name} has not ended"
+            if one.status == "ok" and one.ranks:
+                assert sum(count for (task, _), count in self.runs.items() if task == name) == one.ranks
         state = self.hub.state
-        assert not state.paused
+        assert not state.paused and not state.unsaved
         for table in (state.requests, state.balanced, state.missing, state.kept, state.adrift, state.away):
             assert not table, "something was left behind"
         assert not any(engine.open for engine in state.engines.values())
