@@ -17,6 +17,7 @@ from mpiparallel.client.executereply import get_ipython, publish
 from mpiparallel.client.metadata import Event
 from mpiparallel.client.tasks import Task
 from mpiparallel.wire import objects
+from mpiparallel.wire.messages import NOBODY
 
 if TYPE_CHECKING:
     from mpiparallel.client.asyncresult import AsyncResult
@@ -86,7 +87,7 @@ def stream_output(result: AsyncResult) -> Iterator[None]:
         while (item := arrived.get()) is not None:
             task, event = item
             if event[0] >= shown[task.msg_id]:
-                _stream(screen, task.engine, event)
+                _stream(screen, event)
 
     # Watching comes first: what is in both, the past and the stream, is told by its number.
     for task in result._tasks:
@@ -106,15 +107,16 @@ def stream_output(result: AsyncResult) -> Iterator[None]:
 def _show_past(screen: Screen, task: Task) -> int:
     """Show what has come by now and return the number of the next event."""
     stdout, stderr, outputs, number = task.metadata.shown_so_far()
-    screen.write("stdout", task.engine, stdout)
-    screen.write("stderr", task.engine, stderr)
+    engine = task.speaker if task.engine == NOBODY else task.engine
+    screen.write("stdout", engine, stdout)
+    screen.write("stderr", engine, stderr)
     for output in outputs:
-        screen.show(task.engine, output)
+        screen.show(engine, output)
     return number
 
 
-def _stream(screen: Screen, engine: int, event: Event) -> None:
-    _, kind, text, payload = event
+def _stream(screen: Screen, event: Event) -> None:
+    _, kind, text, payload, engine = event
     if kind in ("stdout", "stderr"):
         screen.write(kind, engine, text)
     elif kind == "display":

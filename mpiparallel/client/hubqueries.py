@@ -326,7 +326,7 @@ def _expect(connection: Connection, name: str, about: dict[str, Any]) -> Task:
     connection.tasks[name] = task
     for kind in ("stdout", "stderr"):
         if about.get(kind):
-            task.receive_output(kind, about[kind], ())
+            task.receive_output(kind, about[kind], (), task.engine)
     return task
 
 

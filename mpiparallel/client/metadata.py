@@ -13,7 +13,7 @@ from typing import Any
 from mpiparallel.wire import objects
 
 # An event is what a task printed or displayed: its number, its kind, its text, its pickled payload.
-Event = tuple[int, str, str, Any]
+Event = tuple[int, str, str, Any, int]  # its number, kind, text and payload, and its engine
 
 DEFAULTS: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(
@@ -62,7 +62,7 @@ class Metadata(dict):
             return
         with _lock:
             while self._events:
-                number, kind, text, payload = self._events.popleft()
+                number, kind, text, payload, _ = self._events.popleft()
                 object.__setattr__(self, "_taken", number + 1)
                 if kind in self._texts:
                     self._texts[kind].append(text)

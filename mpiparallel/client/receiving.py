@@ -129,7 +129,7 @@ def _output(connection: Connection, header: Output, payload: Any) -> None:
     if task is None:
         task = connection.tasks.get(header.request)  # a balanced one
     if task is not None:
-        task.receive_output(header.kind, header.text, payload)
+        task.receive_output(header.kind, header.text, payload, header.engine)
 
 
 def _notice(connection: Connection, header: Notice) -> None:

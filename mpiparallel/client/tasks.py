@@ -18,6 +18,7 @@ from mpiparallel import error
 from mpiparallel.client.executereply import ExecuteReply
 from mpiparallel.client.metadata import Event, Metadata
 from mpiparallel.wire import objects
+from mpiparallel.wire.fields import LONGEST_TEXT
 from mpiparallel.wire.messages import (
     NOBODY,
     Balance,
@@ -36,6 +37,15 @@ HISTORY = 10_000  # msg_ids that a history remembers
 _lock = threading.Lock()  # over listeners and values of all tasks; held for a few instructions
 _UNREAD = object()
 Part = tuple[Result, Sequence[Any]]  # what one engine of a gang has answered
+
+
+def checked_label(label: str | None) -> str | None:
+    """Return `label`, if it can be one: the hub ends the connection of a client that sends anything else."""
+    if label is not None and not isinstance(label, str):
+        raise TypeError(f"a label is a string, not {label!r}")
+    if label is not None and len(label) > LONGEST_TEXT:
+        raise ValueError(f"a label of {len(label)} characters; at most {LONGEST_TEXT}")
+    return label
 
 
 class Request:
@@ -96,6 +106,7 @@ class Task:
     aborting = False  # whether somebody has asked for it to be aborted
     events: deque[Event] | None = None  # emptied by whoever reads the metadata
     n_events = 0
+    speaker = NOBODY  # the engine that has printed or displayed something last
     listeners: tuple[Callable[[Task], None], ...] = ()
     watchers: tuple[Callable[[Task, Event], None], ...] = ()
     parts: dict[int, Part] | None = None  # of a gang: what has come, by engine
@@ -114,9 +125,10 @@ class Task:
 
     # ------------------------------------------------------------ the I/O thread
 
-    def receive_output(self, kind: str, text: str, payload: Any) -> None:
+    def receive_output(self, kind: str, text: str, payload: Any, engine: int) -> None:
         """Keep what the task printed or displayed, and tell those who watch it live."""
-        event = (self.n_events, kind, text, payload)
+        event = (self.n_events, kind, text, payload, engine)
+        self.speaker = engine
         self.n_events += 1
         if self.events is None:
             with _lock:

@@ -7,8 +7,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=200)]
-Text = Annotated[str, Meta(max_length=1 << 20)]
+LONGEST_ID = 200
+LONGEST_TEXT = MOST_TASKS = 1 << 20
+MOST = (1 << 31) - 1  # of a Count
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 EngineId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
 NBytes = Annotated[int, Meta(ge=0, lt=1 << 62)]

@@ -80,6 +80,24 @@ def test_uneven_tasks_are_shared_out(lview):
     assert len(set(engines)) >= 2
 
 
+def test_output_is_streamed_with_the_engine_that_prints(lview, capsys):
+    @ipp.interactive
+    def speak(number):
+        import time
+
+        print(f"engine {engine_id}", flush=True)  # noqa: F821
+        time.sleep(0.1)
+        return engine_id  # noqa: F821
+
+    result = lview.map_async(speak, range(4))
+    with result.stream_output():
+        engines = result.get(30)
+    shown = capsys.readouterr().out
+    for engine in set(engines):
+        assert f"[stdout:{engine}] \nengine {engine}\n" in shown
+    assert "[stdout:-1]" not in shown
+
+
 def test_errors_and_return_exceptions(lview):
     def invert(x):
         return 1 / x
