@@ -262,11 +262,11 @@ class AsyncResult(Described, LightFuture):
         ValueError
             If two of the tasks ran on one engine.
         """
+        results = self.get(timeout)  # first: who runs a balanced task is known when it has ended
         engines = [task.engine for task in self._tasks]
         if len(set(engines)) < len(engines):
             twice = next(engine for engine in engines if engines.count(engine) > 1)
             raise ValueError(f"Cannot build dict, {engines.count(twice)} jobs ran on engine #{twice}")
-        results = self.get(timeout)
         return dict(zip(engines, [results] if self._single_result else results, strict=True))
 
     @property
@@ -348,6 +348,10 @@ class AsyncResult(Described, LightFuture):
     def msg_ids(self) -> list[str]:
         """The ids of the tasks."""
         return [task.msg_id for task in self._tasks]
+
+    def _sent_ids(self) -> list[str]:
+        """Return the ids of all tasks, when all are sent."""
+        return self.msg_ids
 
     @property
     def owner(self) -> bool:

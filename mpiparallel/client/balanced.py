@@ -17,6 +17,7 @@ from mpiparallel.client.mapresult import AsyncMapResult
 from mpiparallel.client.tasks import Task
 from mpiparallel.client.view_base import View, dump_function, name_of
 from mpiparallel.wire import objects
+from mpiparallel.wire.fields import MOST
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
@@ -104,7 +105,7 @@ class LoadBalancedView(View):
             raise TypeError(f"timeout is a number of seconds or None, not {value!r}")
         if value is not None and (value < 0 or math.isnan(value)):
             raise ValueError(f"timeout must not be negative: {value}")
-        self._timeout = value
+        self._timeout = None if value is None else float(value)
 
     @property
     def after(self) -> Dependency | None:
@@ -209,7 +210,8 @@ class LoadBalancedView(View):
         ordered
             False: iterating over the AsyncMapResult gives items in the order of their arrival.
         return_exceptions
-            Return errors in the places of values instead of raising.
+            Return errors in the places of values instead of raising. Of gangs, an error stands in
+            the places of all items of its chunk.
         """
         assert sequences, "must have some sequences to map onto!"
         chunksize = _whole(chunksize, "chunksize", 1)
@@ -321,4 +323,6 @@ def _whole(value: Any, name: str, least: int) -> int:
     number = int(value.__index__())
     if number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
+    if number > MOST:
+        raise ValueError(f"{name} must be at most {MOST}, not {number}")
     return number

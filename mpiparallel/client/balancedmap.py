@@ -21,6 +21,7 @@ from mpiparallel.client.chunks import Chunks, Kept, Sizes, Tasks
 from mpiparallel.client.mapresult import AsyncMapResult
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.client.view_base import dump_function, name_of
+from mpiparallel.wire.fields import MOST_TASKS
 from mpiparallel.wire.frames import nbytes
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class BalancedMapResult(AsyncMapResult):
         super().__init__(
             view.client, (), name_of(f), ordered=ordered, return_exceptions=return_exceptions, sizes=(),
         )  # fmt: skip
-        self._options = {"return_exceptions": bool(return_exceptions)}
+        # A rank that went on to the next item by itself would meet its peers in the wrong collectives.
+        self._options = {"return_exceptions": bool(return_exceptions) and not self._gang}
         self._label = label
         self._tasks = Tasks(len(chunks), self._task)  # type: ignore[assignment]
         self._sizes = Sizes(chunks)
@@ -394,6 +396,12 @@ class BalancedMapResult(AsyncMapResult):
         """The ids of the tasks that have been sent."""
         request = self._request
         return [] if request is None else [f"{request.id}_{index}" for index in range(self._next)]
+
+    def _sent_ids(self) -> list[str]:
+        if len(self._chunks) > MOST_TASKS:
+            raise ValueError(f"a dependency on a map of {len(self._chunks)} tasks; at most {MOST_TASKS}")
+        self._wait_until(lambda: self._next == len(self._chunks) or self._stopped is not None, None)
+        return self.msg_ids
 
     @property
     def elapsed(self) -> float:

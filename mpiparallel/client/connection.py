@@ -21,7 +21,7 @@ from typing import Any
 from mpiparallel import __version__, error
 from mpiparallel.client.functioncache import Pickled
 from mpiparallel.client.iothread import IOThread
-from mpiparallel.client.tasks import Request, Task
+from mpiparallel.client.tasks import Request, Task, checked_label
 from mpiparallel.client.transport import open_transport
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
@@ -125,6 +125,7 @@ class Connection:
             Whoever sends this; kept in the request.
         """
         self.check()
+        label = checked_label(label)
         self._io.wait_for_room()
         known = self.engines
         with self._lock:
@@ -188,6 +189,7 @@ class Connection:
             As in `submit`.
         """
         self.check()
+        label = checked_label(label)
         self._io.wait_for_room()
         with self._lock:
             if request is None:
@@ -293,6 +295,7 @@ class Connection:
         with self._lock:
             self._questions += 1
             question = make(self._questions)
+            frames.check(question)  # the hub ends a connection that says what it cannot read
             lost = self._io.lost
             if lost is not None and isinstance(question, (Signal, Stop)):
                 raise RuntimeError(f"{lost} This can be done when it is back.")

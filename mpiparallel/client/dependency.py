@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mpiparallel.client.asyncresult import AsyncResult
+from mpiparallel.wire.fields import LONGEST_ID, MOST_TASKS
 from mpiparallel.wire.messages import Needs
 from mpiparallel.wire.references import depend as depend
 from mpiparallel.wire.references import dependent as dependent
@@ -25,7 +26,8 @@ class Dependency(set[str]):
     Parameters
     ----------
     dependencies
-        A msg_id, an AsyncResult, or several of these.
+        A msg_id, an AsyncResult, or several of these. Of a long map which is still being sent, all that is
+        to be sent is waited for here.
     all
         Whether all of them must have ended, or any.
     success, failure
@@ -36,7 +38,8 @@ class Dependency(set[str]):
     TypeError
         If something is neither a msg_id nor an AsyncResult.
     ValueError
-        If neither `success` nor `failure` counts: nothing could ever meet it.
+        If neither `success` nor `failure` counts: nothing could ever meet it; if a string cannot be a
+        msg_id; if there are more tasks than a message can name.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Dependency(set[str]):
         if not (success or failure):
             raise ValueError("Must depend on at least one of success or failure!")
         super().__init__(_msg_ids(dependencies))
+        if len(self) > MOST_TASKS:
+            raise ValueError(f"a dependency on {len(self)} tasks; at most {MOST_TASKS}")
         self.all, self.success, self.failure = bool(all), bool(success), bool(failure)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,9 +89,11 @@ class Dependency(set[str]):
 
 def _msg_ids(jobs: Any) -> list[str]:
     if isinstance(jobs, str):
+        if not 0 < len(jobs) <= LONGEST_ID:
+            raise ValueError(f"no msg_id: {jobs[:80]!r}")
         return [jobs]
     if isinstance(jobs, AsyncResult):
-        return jobs.msg_ids
+        return jobs._sent_ids()
     if isinstance(jobs, Iterable):
         return [msg_id for job in jobs for msg_id in _msg_ids(job)]
     raise TypeError(f"a dependency is a msg_id or an AsyncResult, or several of these, not {jobs!r}")

@@ -11,9 +11,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mpiparallel.wire.fields import Count, Digest, EngineId, Engines, Header, Identifier, Option, Text
+from mpiparallel.wire.fields import (
+    MOST_TASKS,
+    Count,
+    Digest,
+    EngineId,
+    Engines,
+    Header,
+    Identifier,
+    Option,
+    Text,
+)
 
-Tasks = Annotated[list[Identifier], Meta(max_length=1 << 20)]
+Tasks = Annotated[list[Identifier], Meta(max_length=MOST_TASKS)]
 
 
 class Needs(msgspec.Struct, frozen=True, array_like=True):

@@ -68,6 +68,14 @@ def pack(messages: Iterable[Message]) -> list[Any]:
     return [first, *long_frames]
 
 
+def check(header: AnyHeader) -> None:
+    """Raise ValueError if the other side would refuse `header`."""
+    try:
+        unpack(pack([Message(header)]))
+    except (WireError, TypeError, OverflowError) as problem:
+        raise ValueError(f"this cannot be sent: {problem}") from None
+
+
 def _encode(entries: list[_Entry]) -> bytes:
     try:
         return _encoder.encode(entries)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 
 import mpiparallel as ipp
 from mpiparallel import Dependency, LoadBalancedView, error
+from mpiparallel.client import balancedmap
 from mpiparallel.wire.messages import Balance, Needs
 
 
@@ -54,6 +56,10 @@ def test_flags_are_sent(fake, client, lview):
         ({"timeout": math.nan}, ValueError, "timeout"),
         ({"after": 5}, ValueError, "dependency"),
         ({"follow": [b"1"]}, ValueError, "dependency"),
+        ({"after": [""]}, ValueError, "msg_id"),
+        ({"follow": "x" * 201}, ValueError, "msg_id"),
+        ({"retries": 1 << 40}, ValueError, "retries"),
+        ({"ranks": 1 << 70}, ValueError, "ranks"),
         ({"speed": 1}, KeyError, "speed"),
     ],
 )
@@ -84,6 +90,39 @@ def test_no_engines(fake, client):
     for call in (lambda: lview.apply(abs, 1), lambda: lview.map(abs, [1]), lambda: lview.imap(abs, [1])):
         with pytest.raises(error.NoEnginesRegistered):
             call()
+
+
+def test_what_the_hub_could_not_read_is_refused_here(client, lview):
+    for view in (lview, client[:]):
+        with view.temp_flags(label=5), pytest.raises(TypeError, match="a label is a string, not 5"):
+            view.apply_async(abs, -1)
+    with pytest.raises(TypeError, match="label"):
+        lview.map_async(abs, [1], label=b"x")
+    with pytest.raises(ValueError, match="label"):
+        lview.map_async(abs, [1], label="x" * ((1 << 20) + 1))
+    with pytest.raises(ValueError, match="cannot be sent"):
+        client.db_query({5: "x"})
+    with pytest.raises(ValueError, match="cannot be sent"):
+        client.db_query({"engine_id": 1 << 80})
+    with lview.temp_flags(timeout=numpy.float64(5)):
+        assert lview.apply_sync(abs, -1) == 1  # and the connection has lived through all this
+
+
+def test_a_dependency_on_a_map_waits_until_all_of_it_is_sent(monkeypatch, lview):
+    monkeypatch.setattr(balancedmap, "WINDOW", 40)
+    monkeypatch.setattr(balancedmap, "BATCH", 32)
+    result = lview.map_async(abs, range(400))
+    assert len(result.msg_ids) < 400
+    with lview.temp_flags(after=result):
+        assert len(lview.after) == 400
+    assert result.get(60) == list(range(400))
+    with pytest.raises(ValueError, match="at most"):
+        Dependency(f"task{number}" for number in range((1 << 20) + 1))
+
+
+def test_results_by_engine_are_waited_for(lview):
+    result = lview.apply_async(abs, -1)
+    assert result.get_dict() == {result.engine_id: 1}
 
 
 def test_decorators(client, lview):

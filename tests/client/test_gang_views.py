@@ -41,6 +41,26 @@ def test_gangs(rc, lview):
         lview.apply_async(total, 1).get(20)
 
 
+def test_an_error_stands_for_a_whole_chunk_of_a_gang(lview):
+    def total(x):
+        import mpiparallel
+
+        comm = mpiparallel.current_comm()
+        if x == 1 and comm.Get_rank() == 1:
+            raise ValueError("bad input")
+        return comm.allreduce(x)
+
+    with lview.temp_flags(ranks=2):
+        one_by_one = lview.map_sync(total, range(4), return_exceptions=True)
+        by_two = lview.map_sync(total, range(4), return_exceptions=True, chunksize=2)
+    for values, failed in ((one_by_one, [1]), (by_two, [0, 1])):
+        for index, value in enumerate(values):
+            if index in failed:
+                assert isinstance(value, ipp.RemoteError) and "ValueError: bad input" in str(value)
+            else:
+                assert value == [2 * index] * 2
+
+
 def test_a_gang_fails_with_the_cause(lview):
     def fail():
         import mpiparallel
