@@ -19,6 +19,7 @@ from mpiparallel.error import ConnectionFileError
 
 Role = Literal["client", "engine"]
 NAMES: dict[Role, str] = {"client": "client.json", "engine": "engine.json"}
+SAVED = "controller.json"  # beside them, while a controller that dies can be started again
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -325,9 +325,9 @@ class Connection:
         self._io.wake()
 
     def outstanding(self) -> list[Task]:
-        """Return the tasks that are not done."""
+        """Return the tasks of this client that are not done."""
         direct = [task for tasks in list(self.pending.values()) for task in list(tasks.values())]
-        return direct + list(self.balanced.values())
+        return [task for task in (*direct, *list(self.balanced.values())) if not task.request.claimed]
 
     # ------------------------------------------------------------ life
 

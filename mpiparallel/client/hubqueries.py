@@ -41,6 +41,8 @@ class HubQueriesMixin:
     ) -> AsyncResult:
         """Return the AsyncResult of tasks, of this client or of any other.
 
+        Those of others are not among `outstanding`: `abort` and `wait` mean them only when they are named.
+
         >>> ipp.Client().get_result("6f1f4f9d31c5-1_0").get()  # doctest: +SKIP
 
         Parameters
@@ -316,6 +318,7 @@ def _expect(connection: Connection, name: str, about: dict[str, Any]) -> Task:
         request_name, about["verb"] or "apply", about["submitted"], about["label"] or None, None
     )
     request.ranks = about["ranks"]
+    request.claimed = not request_name.startswith(f"{connection.name}-")
     request.exposed = True  # its data is not here: after a loss of the connection it is claimed, not sent
     if request.ranks:
         task = Task(request, number)

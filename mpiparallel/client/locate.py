@@ -19,6 +19,11 @@ from mpiparallel.error import ConnectionFileError
 
 REMEDY = "Start a cluster with: mpiparallel start -n 4"
 NAME = connection_file.NAMES["client"]
+SAY_AFTER = 1.0  # seconds of waiting for a controller to be started again; it takes 0.3 s where it is kept
+
+
+class LeftBehind(ConnectionFileError):
+    """The controller that wrote the file does not run any longer."""
 
 
 def find(
@@ -34,7 +39,8 @@ def find(
     Raises
     ------
     ConnectionFileError
-        If there is no such file after `timeout` seconds, or its controller has ended.
+        If there is no such file after `timeout` seconds, or its controller has ended; one that has died and
+        may be started again is waited for as long.
     ValueError
         If `source` is an address.
     TypeError
@@ -73,7 +79,10 @@ def cluster_file(config: Config, profile: str | None, profile_dir: Any, cluster_
     if profile_dir is not None:
         folder = Path(profile_dir).expanduser() / folder.name
     if not named and not _runs(folder / NAME):
-        others = [path for path in folder.parent.glob(f"cluster-*/{NAME}") if _runs(path)]
+        files = list(folder.parent.glob(f"cluster-*/{NAME}"))
+        others = [path for path in files if _runs(path)]
+        if not others and not (folder / NAME).exists():
+            others = [path for path in files if _may_be_back(path)]
         if others:
             return max(others, key=lambda path: path.stat().st_mtime)
     return folder / NAME
@@ -88,19 +97,35 @@ def _runs(path: Path) -> bool:
 
 
 def load(path: Path, timeout: float) -> ConnectionInfo:
-    """Read `path`; wait up to `timeout` seconds for it to appear."""
+    """Read `path`; wait up to `timeout` seconds for it to appear, and for a controller that is restarted."""
+    began = time.monotonic()
+    deadline = began + timeout
     if not path.exists():
         print(f"Waiting for connection file: {path}", flush=True)
-        deadline = time.monotonic() + timeout
         while not path.exists():
             if time.monotonic() > deadline:
                 raise ConnectionFileError(
                     f"Connection file {path} not found after {timeout:g} s: no cluster runs there. {REMEDY}"
                 )
             time.sleep(0.05)
-    info = connection_file.read(path)
-    check(info, f"connection file {path}")
-    return info
+    told = False
+    while True:
+        info = connection_file.read(path)
+        try:
+            check(info, f"connection file {path}")
+            return info
+        except LeftBehind:
+            if not _may_be_back(path) or time.monotonic() > deadline:
+                raise
+        if not told and time.monotonic() - began > SAY_AFTER:
+            told = True
+            print(f"Waiting for the controller (process {info.pid} has died) to be started again", flush=True)
+        time.sleep(0.05)
+
+
+def _may_be_back(path: Path) -> bool:
+    """Whether a controller that has died has left what one in its place goes on with."""
+    return (path.parent / connection_file.SAVED).exists()
 
 
 def check(info: ConnectionInfo, source: str) -> None:
@@ -109,7 +134,7 @@ def check(info: ConnectionInfo, source: str) -> None:
         raise ConnectionFileError(f"{source} is for engines; a client needs the file {NAME} beside it")
     if info.host == socket.gethostname():
         if not is_running(info.pid):
-            raise ConnectionFileError(
+            raise LeftBehind(
                 f"{source} was left behind by a controller (process {info.pid}) that no longer runs. {REMEDY}"
             )
     elif info.addresses and all(_is_loopback(address) for address in info.addresses):

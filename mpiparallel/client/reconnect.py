@@ -28,6 +28,11 @@ CHANGED = (
     "without a copy (track=True) and may have changed since"
 )
 
+CLAIMED = (
+    "this client has only asked for its result, and the controller does not know it any more: it was lost "
+    "when a controller or engines died, or is forgotten"
+)
+
 
 def send_again(connection: Connection, thread: IOThread) -> int:
     """Queue all that is pending; return how many requests that is."""
@@ -83,7 +88,8 @@ def fail(connection: Connection, tasks: Iterable[Task]) -> None:
     """End tasks that were lost and cannot be sent again."""
     for task in tasks:
         if connection.forget(task):
-            task.finish("error", failure=error.EngineError(f"{task.msg_id}: {CHANGED}"), received=time.time())
+            why = CLAIMED if task.request.header is None else CHANGED
+            task.finish("error", failure=error.EngineError(f"{task.msg_id}: {why}"), received=time.time())
 
 
 def fail_signals(connection: Connection, reason: str) -> None:

@@ -60,6 +60,7 @@ class Request:
     trackers: Sequence[Any] = ()
     queued = 0  # messages of a tracked request that are not sent yet
     exposed = False  # whether a tracked request's data may have changed since it was sent
+    claimed = False  # whether another client has sent it, and its results were only asked for
     notices: Sequence[str] = ()  # what a person should know, while it runs
     after: list[str] | None = None
     follow: list[str] | None = None

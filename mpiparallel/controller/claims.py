@@ -33,6 +33,7 @@ from mpiparallel.wire.messages import (
 if TYPE_CHECKING:
     from mpiparallel.controller.store import Reader
 
+CLIENTS_BACK = 3.0  # seconds in which clients find a controller that was started again
 MAX_OPEN = 100_000  # open tasks that a query looks at, the newest
 
 
@@ -74,7 +75,8 @@ def claim(state: State, client: Client, message: Message) -> None:
                 results.pop(task, None)
         ended = {task: one for task, one in about.items() if one["status"] is not None}
         unknown = [task for task in rest if task not in ended and task not in opened]
-        if unknown and state.paused:  # a world that is not back yet may have them
+        if unknown and (state.paused or state.now < state.settled_at):
+            # A world or a client that is not back yet may have them.
             for task in opened:
                 _leave(state, task, mine)
             state.postponed.append((client.name, message))
@@ -92,7 +94,7 @@ def claim(state: State, client: Client, message: Message) -> None:
 
 
 def resume(state: State) -> None:
-    """Take up the claims that have waited for worlds to be back."""
+    """Take up the claims that have waited for others to be back."""
     postponed, state.postponed = state.postponed, []
     for name, message in postponed:
         client = state.clients.get(name)
@@ -260,6 +262,8 @@ def resubmit(state: State, client: Client, question: Ask) -> None:
 
     def then(state: State, client: Client, found: Any) -> list[Message]:
         state.send(client.peer, Answer(question.query, [about for about, _ in found]))
+        # Their client has no inputs that it could send again: the store keeps them.
+        state.unsaved.update(dict.fromkeys(msg_id(request, 0) for request in question.requests))
         return [
             _once_more(client, request, inputs, question.submitted)
             for request, (_, inputs) in zip(question.requests, found, strict=True)

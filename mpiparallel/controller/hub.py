@@ -186,6 +186,7 @@ class Hub:
             worlds.restore(self.state, world, stopped, now)
         self.state.next_engine = max(self.state.next_engine, next_engine)
         self.state.paused, self.state.paused_until = bool(self.state.adrift), now + PAUSE
+        self.state.settled_at = now + claims.CLIENTS_BACK
         departed.restore(self.state, waiting, ended or {}, now)
         balance.run(self.state)
 
@@ -247,6 +248,7 @@ class Hub:
         worlds.tick(state, now)
         questions.tick(state, now)
         balance.tick(state, now)
+        claims.resume(state)
         nobody.tick(state, now)
         return self._take()
 

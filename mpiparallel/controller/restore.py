@@ -22,7 +22,7 @@ from mpiparallel.wire.messages import HelloWorld
 
 log = logging.getLogger(__name__)
 
-NAME = "controller.json"
+NAME = connection_file.SAVED
 
 
 class SavedWorld(msgspec.Struct, frozen=True):

@@ -310,7 +310,8 @@ class State:
         self.paused_until = 0.0
         self.unsaved: dict[str, None] = {}  # tasks of clients that are gone, which the store is to get
         self.restored: list[Message] = []  # tasks from the store, which wait for others
-        self.postponed: list[tuple[str, Message]] = []  # claims that wait for worlds to be back
+        self.postponed: list[tuple[str, Message]] = []  # claims that wait for worlds and clients to be back
+        self.settled_at = 0.0  # until when clients of an earlier run may come back and send their tasks again
         self.requests_made = 0
         self.changed = False  # whether what a controller started again has to know is to be written
 

@@ -114,6 +114,35 @@ def test_a_stale_file_is_told_at_once(state):
     assert time.monotonic() - began < 1
 
 
+def test_a_controller_that_is_being_started_again_is_waited_for(state, capsys):
+    pid = dead_pid()
+    path = state(pid=pid)
+    left = path.parent / connection_file.SAVED
+    left.touch(0o600)
+    threading.Timer(1.5, state).start()
+    began = time.monotonic()
+    with Client(path) as rc:
+        assert len(rc) == 4
+    assert time.monotonic() - began > 1.4
+    assert f"(process {pid} has died) to be started again" in capsys.readouterr().out
+    state(pid=pid)
+    with pytest.raises(error.ConnectionFileError, match="no longer runs"):
+        Client(path, timeout=0.3)
+    threading.Timer(0.3, left.unlink).start()  # it is given up
+    began = time.monotonic()
+    with pytest.raises(error.ConnectionFileError, match="no longer runs"):
+        Client(path)
+    assert time.monotonic() - began < 5
+
+
+def test_a_named_cluster_is_found_while_its_controller_is_started_again(state):
+    path = state("mine", pid=dead_pid())
+    config = Config.from_environment()
+    assert locate.cluster_file(config, None, None, None) != path
+    (path.parent / connection_file.SAVED).touch(0o600)
+    assert locate.cluster_file(config, None, None, None) == path
+
+
 def test_wrong_sources(state, tmp_path):
     with pytest.raises(ValueError, match="is an address"):
         Client("tcp://127.0.0.1:5555")

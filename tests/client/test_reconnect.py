@@ -19,6 +19,7 @@ from client.test_balance import balance, values
 from client.test_connection import other_process
 from mpiparallel import connection_file, error
 from mpiparallel.client.client import Client
+from mpiparallel.client.hubqueries import _expect
 from mpiparallel.wire.messages import (
     Abort,
     Ask,
@@ -419,6 +420,19 @@ def test_results_of_such_data_are_claimed(fake, rc):
     with pytest.raises(error.EngineError, match="cannot be sent again"):
         unknown.get(10)
     fake.paused.clear()
+
+
+def test_claimed_tasks_of_others_that_are_lost(fake, rc):
+    about = {"verb": "apply", "submitted": None, "label": "", "ranks": 1}
+    task = _expect(rc._connection, "other-1_0", about)
+    mine = _expect(rc._connection, f"{rc._connection.name}-99_0", about)
+    assert rc.outstanding == {mine.msg_id}
+    fake.kill()
+    fake.start()
+    assert wait_until(lambda: task.done and mine.done)
+    for one in (task, mine):
+        assert "has only asked for its result" in str(one.error())
+        assert "track" not in str(one.error())
 
 
 def test_tracked_data_that_was_not_sent_yet(fake, rc):
