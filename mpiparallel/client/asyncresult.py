@@ -328,18 +328,18 @@ class AsyncResult(Described, LightFuture):
         """All is sent already."""
 
     def split(self) -> list[AsyncResult]:
-        """Return one AsyncResult for each task."""
+        """Return one AsyncResult for each task; of a long map, when all of it is sent."""
         return [
             AsyncResult(self._client, [task], self._fname, single=True, owner=False, sizes=[size])
-            for task, size in zip(self._tasks, self._sizes, strict=True)
+            for task, size in zip(self._when_sent(), self._sizes, strict=True)
         ]
 
     @classmethod
     def join(cls, *results: AsyncResult) -> AsyncResult:
-        """Return one AsyncResult of all tasks of `results`."""
+        """Return one AsyncResult of all tasks of `results`; of a long map, when all of it is sent."""
         if not results:
             raise ValueError("join needs at least one AsyncResult")
-        tasks = [task for result in results for task in result._tasks]
+        tasks = [task for result in results for task in result._when_sent()]
         sizes = [size for result in results for size in result._sizes]
         names = sorted({result._fname for result in results})
         return AsyncResult(results[0]._client, tasks, ", ".join(names), sizes=sizes, owner=False)
@@ -349,9 +349,9 @@ class AsyncResult(Described, LightFuture):
         """The ids of the tasks."""
         return [task.msg_id for task in self._tasks]
 
-    def _sent_ids(self) -> list[str]:
-        """Return the ids of all tasks, when all are sent."""
-        return self.msg_ids
+    def _when_sent(self) -> Sequence[Task]:
+        """Return all tasks, when all are sent."""
+        return self._tasks
 
     @property
     def owner(self) -> bool:

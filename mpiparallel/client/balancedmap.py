@@ -21,7 +21,6 @@ from mpiparallel.client.chunks import Chunks, Kept, Sizes, Tasks
 from mpiparallel.client.mapresult import AsyncMapResult
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.client.view_base import dump_function, name_of
-from mpiparallel.wire.fields import MOST_TASKS
 from mpiparallel.wire.frames import nbytes
 
 if TYPE_CHECKING:
@@ -397,11 +396,9 @@ class BalancedMapResult(AsyncMapResult):
         request = self._request
         return [] if request is None else [f"{request.id}_{index}" for index in range(self._next)]
 
-    def _sent_ids(self) -> list[str]:
-        if len(self._chunks) > MOST_TASKS:
-            raise ValueError(f"a dependency on a map of {len(self._chunks)} tasks; at most {MOST_TASKS}")
+    def _when_sent(self) -> Sequence[Task]:
         self._wait_until(lambda: self._next == len(self._chunks) or self._stopped is not None, None)
-        return self.msg_ids
+        return self._tasks
 
     @property
     def elapsed(self) -> float:

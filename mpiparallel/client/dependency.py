@@ -93,7 +93,9 @@ def _msg_ids(jobs: Any) -> list[str]:
             raise ValueError(f"no msg_id: {jobs[:80]!r}")
         return [jobs]
     if isinstance(jobs, AsyncResult):
-        return jobs._sent_ids()
+        if len(jobs._when_sent()) > MOST_TASKS:
+            raise ValueError(f"a dependency on the {len(jobs._tasks)} tasks of a map; at most {MOST_TASKS}")
+        return jobs.msg_ids
     if isinstance(jobs, Iterable):
         return [msg_id for job in jobs for msg_id in _msg_ids(job)]
     raise TypeError(f"a dependency is a msg_id or an AsyncResult, or several of these, not {jobs!r}")

@@ -108,11 +108,16 @@ def test_what_the_hub_could_not_read_is_refused_here(client, lview):
         assert lview.apply_sync(abs, -1) == 1  # and the connection has lived through all this
 
 
-def test_a_dependency_on_a_map_waits_until_all_of_it_is_sent(monkeypatch, lview):
+def test_what_means_all_of_a_map_waits_until_it_is_sent(monkeypatch, lview):
     monkeypatch.setattr(balancedmap, "WINDOW", 40)
     monkeypatch.setattr(balancedmap, "BATCH", 32)
     result = lview.map_async(abs, range(400))
     assert len(result.msg_ids) < 400
+    joined = ipp.AsyncResult.join(result, lview.apply_async(abs, -1))
+    assert joined.get(60) == [*([number] for number in range(400)), 1]
+    parts = lview.map_async(abs, range(400)).split()
+    assert [part.get(60) for part in parts] == [[number] for number in range(400)]
+    result = lview.map_async(abs, range(400))
     with lview.temp_flags(after=result):
         assert len(lview.after) == 400
     assert result.get(60) == list(range(400))
