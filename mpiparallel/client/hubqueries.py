@@ -112,6 +112,7 @@ class HubQueriesMixin:
         if isinstance(jobs, str):
             return [jobs]
         if isinstance(jobs, AsyncResult):
+            jobs._when_sent()
             return jobs.msg_ids
         if isinstance(jobs, slice):
             return self.history[jobs]
@@ -263,7 +264,10 @@ class HubQueriesMixin:
         tasks = self._to_purge(jobs, targets)
         pending = [task.msg_id for task in tasks if not task.done]
         if pending:
-            raise RuntimeError(f"Can't purge outstanding tasks: {pending}")
+            some = ", ".join(pending[:5]) + ", ..." * (len(pending) > 5)
+            raise RuntimeError(
+                f"Can't purge {len(pending)} outstanding tasks: {some}; wait for them, or abort them"
+            )
         for task in tasks:
             self._connection.tasks.pop(task.msg_id, None)
 

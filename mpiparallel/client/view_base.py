@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel.client import functioncache
+from mpiparallel.client import functioncache, waiting
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.wire import objects
@@ -233,7 +233,7 @@ class View:
 
     def wait(self, jobs: Any = None, timeout: float = -1) -> bool:
         """Wait for `jobs`, or for all that this view has submitted; return whether all is done."""
-        return self.client.wait(self.outstanding if jobs is None else jobs, timeout)
+        return waiting.wait(self.client, jobs, timeout, owner=self._token)
 
     def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> bool:
         """Wait as `wait` does, with a progress bar."""

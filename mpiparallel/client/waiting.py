@@ -120,23 +120,32 @@ def stop_sending(client: Client, jobs: Any, owner: object = None) -> None:
         for job in jobs:
             stop_sending(client, job)
     elif jobs is None:
-        for result in list(client._feeding):
-            if owner is None or result._view._token is owner:
-                result._send_no_more()
+        for result in _feeding(client, owner):
+            result._send_no_more()
 
 
-def wait(client: Client, jobs: Any, timeout: float) -> bool:
-    """Do what `Client.wait` says."""
+def _feeding(client: Client, owner: object) -> list[Any]:
+    """Return the maps (of one view) that are still being sent: they have more tasks than are outstanding."""
+    return [result for result in list(client._feeding) if owner is None or result._view._token is owner]
+
+
+def wait(client: Client, jobs: Any, timeout: float, owner: object = None) -> bool:
+    """Do what `Client.wait` says; without `jobs`, for all of `owner`, a view's token, if there is one."""
     futures: list[Future[Any]] = []
-    result = AsyncResult(client, _split_futures(client, jobs, futures), "wait", owner=False)
+    if jobs is None:
+        tasks = client._connection.outstanding()
+        if owner is not None:
+            tasks = [task for task in tasks if task.request.owner is owner]
+        futures.extend(_feeding(client, owner))
+    else:
+        tasks = _split_futures(client, jobs, futures)
+    result = AsyncResult(client, tasks, "wait", owner=False)
     everything: set[Any] = {result, *futures}
     return not wait_for_futures(everything, None if timeout < 0 else timeout, ALL_COMPLETED).not_done
 
 
 def _split_futures(client: Client, jobs: Any, futures: list[Future[Any]]) -> list[Task]:
     """Return the tasks among `jobs`; put futures of other kinds into `futures`."""
-    if jobs is None:
-        return client._connection.outstanding()
     if isinstance(jobs, (str, int, slice)):
         return find_tasks(client, jobs)
     if isinstance(jobs, Future):

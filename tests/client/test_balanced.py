@@ -115,6 +115,11 @@ def test_what_means_all_of_a_map_waits_until_it_is_sent(monkeypatch, lview):
     assert len(result.msg_ids) < 400
     joined = ipp.AsyncResult.join(result, lview.apply_async(abs, -1))
     assert joined.get(60) == [*([number] for number in range(400)), 1]
+    for waits in (lview, lview.client):
+        result = lview.map_async(abs, range(400))
+        assert waits.wait(timeout=60) and result.done()
+    result = lview.map_async(abs, range(400))
+    assert len(lview.client.get_result(result).get(60)) == 400
     parts = lview.map_async(abs, range(400)).split()
     assert [part.get(60) for part in parts] == [[number] for number in range(400)]
     result = lview.map_async(abs, range(400))
