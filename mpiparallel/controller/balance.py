@@ -71,10 +71,12 @@ def take_in(state: State, message: Message, now: float) -> None:
     woken = table.functions.supply(function, frames) if frames and function.frames is None else []
     job = Job(header, function, message.payload[header.function_frames : header.common], next(table.numbers))
     missing = dependencies.unknown(state, header.after) or dependencies.unknown(state, header.follow)
+    job.open = 1  # it stays while its tasks are made: an adopted one may end at once
     tasks = _new_tasks(state, job, message, now)
+    job.open -= 1
     if not tasks:
         if not job.open:
-            table.functions.release(function)
+            endings.forget_job(state, job)
     else:
         if header.timeout is not None:
             endings.set_deadline(state, job, now + header.timeout)
@@ -158,7 +160,17 @@ def _complete(state: State, task: Balanced, job: Job, part: Sequence[object]) ->
     old.open -= 1
     if not old.open:
         endings.forget_job(state, old)
-    if state.balancing.headless.pop(task.name, None) is not None:
+    if state.balancing.headless.pop(task.name, None) is None:
+        return
+    failed = task.failed
+    if failed is not None and not placing.is_unmet(failed):
+        if not task.retries:
+            placing.give_up(state, task, queued=False)
+            return
+        task.retries -= 1
+    if task.excluded and job.pool.hopeless(task.excluded) and not state.paused:
+        placing.give_up(state, task, queued=False)
+    else:
         placing.enqueue(state, task)
 
 
@@ -269,14 +281,19 @@ def _goes_on(state: State, task: Balanced, seat: Seat, message: Message) -> bool
     if header.status == "aborted":  # together with another one: it has not begun
         placing.requeue(state, task, BalancedEvent.RETURNED)
         return True
-    pool = task.job.pool
-    assert pool is not None or task.part is None
     excluded = task.excluded | {seat.number}
+    if task.part is None:
+        # Adopted. Whether it may be tried again is known when its client is back; `_complete` goes on.
+        task.excluded, task.failed = excluded, message
+        placing.requeue(state, task, BalancedEvent.RETURNED)
+        return True
+    pool = task.job.pool
+    assert pool is not None
     if placing.is_unmet(message):
         task.excluded, task.failed = excluded, None
         placing.requeue(state, task, BalancedEvent.RETURNED)
         return True
-    if task.retries and pool is not None and not pool.hopeless(excluded):
+    if task.retries and not pool.hopeless(excluded):
         task.retries -= 1
         task.excluded, task.failed = excluded, message
         placing.requeue(state, task, BalancedEvent.RETRIED)
@@ -305,6 +322,7 @@ def returned(state: State, world: World, message: Message, now: float) -> None:
 def tick(state: State, now: float) -> None:
     """Do what time has brought."""
     endings.expire(state, now)
+    fleet.expire(state, now)
     placing.recall(state, now)
     gangs.consider(state, now)
 

@@ -11,6 +11,8 @@ from mpiparallel.controller.pools import AWAY, Crew, Pool, Seat
 from mpiparallel.controller.state import Client, Engine, State, World
 from mpiparallel.wire.messages import Balance, split_msg_id
 
+CLIENT_PATIENCE = 60.0  # seconds that a client has to come back before a task of its own ends by an error
+
 # ---------------------------------------------------------------- coming and going
 
 
@@ -180,9 +182,23 @@ def client_gone(state: State, client: Client) -> None:
     """End tasks that only this client could have sent again, or whose function only it has."""
     table = state.balancing
     for task in [task for task in table.headless.values() if task.job.header.client == client.name]:
-        endings.fail(
-            state, task, "EngineError", f"Task {task.name} was lost on its way, and its client is gone"
-        )
+        if not _end_by_its_error(state, task):
+            text = f"Task {task.name} was lost on its way, and its client is gone"
+            endings.fail(state, task, "EngineError", text)
+
+
+def expire(state: State, now: float) -> None:
+    """End adopted tasks that have failed and whose client has not come back to say what then."""
+    for task in list(state.balancing.headless.values()):
+        if now - task.since > CLIENT_PATIENCE:
+            _end_by_its_error(state, task)
+
+
+def _end_by_its_error(state: State, task: Balanced) -> bool:
+    if task.failed is None or placing.is_unmet(task.failed):
+        return False
+    endings.finish(state, task, BalancedEvent.HOPELESS, [task.failed])
+    return True
 
 
 def adopt(state: State, name: str, client: str, engine: int, now: float) -> None:

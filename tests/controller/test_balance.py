@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from mpiparallel.config import SCHEMES, Config
-from mpiparallel.controller import nobody
+from mpiparallel.controller import fleet, nobody, restore
 from mpiparallel.controller.policies import POLICIES
 from mpiparallel.wire.messages import (
     NOBODY,
@@ -687,3 +687,41 @@ class TestWithoutEngines:
         assert hub.hub.state.balancing.everywhere.queue.size == 0
         hub.tick(nobody.TOLD_AFTER)
         assert self.notices(hub, "a") == []
+
+
+class TestAdoptedTasks:
+    """Those that a world brings along when the controller was started again."""
+
+    @pytest.fixture
+    def hub(self) -> Balancer:
+        before, hub = Balancer(), Balancer()
+        before.world(2)
+        found = [(restore.to_world(one, hub.now), one.stopped) for one in restore.saved_worlds(before.hub.state)]
+        hub.hub.restore(found, 2, hub.now)
+        hub.world(2, held=[["a-1_0"], []], owners={"a-1_0": "a"})
+        return hub
+
+    def test_an_error_waits_for_the_client_who_knows_of_retries(self, hub: Balancer) -> None:
+        hub.fail("a-1_0", 0)
+        hub.client("a")
+        hub.balance("a", 1, "a-1", retries=1, again=True)
+        assert hub.sent() == [("a-1_0", [1])]
+        hub.finish("a-1_0", 1)
+        assert hub.results("a") == [("a-1_0", 1, "ok")]
+        hub.assert_no_work_left()
+
+    def test_an_error_ends_a_task_without_retries(self, hub: Balancer) -> None:
+        hub.fail("a-1_0", 0)
+        hub.client("a")
+        hub.balance("a", 1, "a-1", again=True)
+        assert hub.sent() == []
+        assert hub.results("a") == [("a-1_0", 0, "ValueError")]
+        hub.assert_no_work_left()
+
+    def test_an_error_ends_a_task_whose_client_does_not_come_back(self, hub: Balancer) -> None:
+        hub.fail("a-1_0", 0)
+        assert hub.records == []
+        hub.tick(fleet.CLIENT_PATIENCE + 1)
+        (record,) = hub.hub.take_records()
+        assert (record.task, record.status) == ("a-1_0", "error")
+        hub.assert_no_work_left()
