@@ -696,7 +696,8 @@ class TestAdoptedTasks:
     def hub(self) -> Balancer:
         before, hub = Balancer(), Balancer()
         before.world(2)
-        found = [(restore.to_world(one, hub.now), one.stopped) for one in restore.saved_worlds(before.hub.state)]
+        saved = restore.saved_worlds(before.hub.state)
+        found = [(restore.to_world(one, hub.now), one.stopped) for one in saved]
         hub.hub.restore(found, 2, hub.now)
         hub.world(2, held=[["a-1_0"], []], owners={"a-1_0": "a"})
         return hub
