@@ -152,7 +152,7 @@ class LoadBalancedView(View):
             verb, parts,
             owner=self._token, ranks=self._ranks, retries=self._retries, timeout=self._timeout,
             targets=() if self.targets is None else self._engines(), track=self.track,
-            after=None if self._after is None else self._after.needs(),
+            after=None if self._after is None else self._after.needs(self.client._connection.tasks),
             follow=None if self._follow is None else self._follow.needs(),
             **request,
         )  # fmt: skip

@@ -5,10 +5,11 @@ What an engine must have is said by the decorators of `wire.references`: ``depen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpiparallel.client.asyncresult import AsyncResult
+from mpiparallel.client.tasks import Task
 from mpiparallel.wire.fields import LONGEST_ID, MOST_TASKS
 from mpiparallel.wire.messages import Needs
 from mpiparallel.wire.references import depend as depend
@@ -82,9 +83,18 @@ class Dependency(set[str]):
             "dependencies": sorted(self), "all": self.all, "success": self.success, "failure": self.failure,
         }  # fmt: skip
 
-    def needs(self) -> Needs:
-        """Return it as the hub gets it."""
-        return Needs(sorted(self), self.all, self.success, self.failure)
+    def needs(self, known: Mapping[str, Task] | None = None) -> Needs | None:
+        """Return it as the hub gets it; None when `known` tasks, which have ended here, meet it already.
+
+        Those that count are left out: the hub forgets tasks when many others have ended since.
+        """
+        met = {name for name in self if self._counts((known or {}).get(name))}
+        if met == self or (met and not self.all):
+            return None
+        return Needs(sorted(self - met), self.all, self.success, self.failure)
+
+    def _counts(self, task: Task | None) -> bool:
+        return task is not None and task.done and (self.success if task.status == "ok" else self.failure)
 
 
 def _msg_ids(jobs: Any) -> list[str]:

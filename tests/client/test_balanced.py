@@ -31,13 +31,13 @@ def test_a_call_runs_once(fake, client, lview):
 def test_flags_are_sent(fake, client, lview):
     first = lview.apply_async(abs, -1)
     with lview.temp_flags(
-        retries=3, timeout=5, after=first, follow=first.msg_ids, label="mine", targets=[1, 2]
+        retries=3, timeout=5, after="other-1_0", follow=first.msg_ids, label="mine", targets=[1, 2]
     ):
         assert lview.apply_async(abs, -1).get(10) == 1
     header = fake.headers(Balance)[-1]
-    needs = Needs(first.msg_ids)
     assert (header.retries, header.timeout, header.label, header.targets) == (3, 5.0, "mine", [1, 2])
-    assert (header.after, header.follow, header.ranks) == (needs, needs, 1)
+    assert (header.after, header.follow) == (Needs(["other-1_0"]), Needs(first.msg_ids))
+    assert header.ranks == 1
     lview.apply_sync(abs, -1)
     header = fake.headers(Balance)[-1]
     assert (header.retries, header.timeout, header.label, header.targets) == (0, None, "", [])
@@ -217,3 +217,19 @@ def test_dependency_holds_or_never_can(of_all, success, failure):
             assert wanted.check(completed, failed) == combine([counts[a], counts[b]])
             assert wanted.unreachable(completed, failed) != combine([hopes[a], hopes[b]])
     assert Dependency([]).check(set()) and not Dependency([]).unreachable(set())
+
+
+def test_what_has_ended_well_here_is_not_waited_for(fake, client, lview):
+    done = lview.apply_async(abs, -5)
+    assert done.get() == 5
+    with lview.temp_flags(after=done):
+        lview.apply_sync(abs, -6)
+    assert fake.headers(Balance)[-1].after is None
+    with lview.temp_flags(after=[*done.msg_ids, "other-1_0"]):
+        lview.apply_async(abs, -6)
+    client.wait(timeout=5)
+    assert fake.headers(Balance)[-1].after.tasks == ["other-1_0"]
+    with lview.temp_flags(after=ipp.Dependency(done, success=False, failure=True)):
+        lview.apply_async(abs, -6)
+    client.wait(timeout=5)
+    assert fake.headers(Balance)[-1].after.tasks == done.msg_ids
