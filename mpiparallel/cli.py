@@ -104,8 +104,8 @@ def _add_results(subcommands: argparse._SubParsersAction[argparse.ArgumentParser
         "results",
         help="list and print results that the controller keeps",
         description="List the newest tasks of a cluster, of all clients, or print what the named ones "
-        "returned, raised and printed. Works when the controller does not run any more, too, if it was "
-        "started by: mpiparallel controller.",
+        "returned, raised and printed. Works when the cluster does not run any more, too: results of "
+        "one in the background, and of one that was killed, stay until the next start.",
     )
     _add_names(results)
     results.add_argument("msg_ids", nargs="*", metavar="MSG_ID", help="print these")
@@ -113,6 +113,9 @@ def _add_results(subcommands: argparse._SubParsersAction[argparse.ArgumentParser
     results.add_argument("--status", choices=["ok", "error", "aborted", "pending"], help="only such tasks")
     results.add_argument("--label", help="only tasks with this label; * and ? stand for anything")
     results.add_argument("--json", action="store_true", help="as JSON, for programs")
+    results.add_argument(
+        "--remove", action="store_true", help="remove all that a cluster has left which does not run any more"
+    )
 
 
 def _add_run(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

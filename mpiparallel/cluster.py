@@ -321,7 +321,7 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
             self.controller = None
 
     def stop_cluster_sync(self) -> None:
-        """Stop everything, and leave no file behind."""
+        """Stop everything. Nothing is left but the results of a cluster that was to outlive its program."""
         began = self.controller is not None or bool(self.engines)
         try:
             self.stop_controller_sync()
@@ -334,7 +334,7 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
                 engine_set.process.close()
             if began:
                 self.remove_cluster_file()
-                files.remove(self.folder)
+                files.remove(self.folder, keep_results=not self.shutdown_atexit)
         _stop_at_exit.discard(self)
 
     def signal_engines_sync(self, signum: int, engine_set_id: str | None = None) -> None:

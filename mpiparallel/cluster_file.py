@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from mpiparallel.launch.processes import Process
 from mpiparallel.launch.sweeping import sweep
 
 NAME = "cluster.json"
+RESULTS = "results.db"  # what the tasks have returned
 _BEING_MADE = 30.0  # a folder without any file in it may be that of a cluster which starts just now
 
 # running: the controller is there. lost: it died, engines are left. stale: nothing runs.
@@ -116,17 +118,17 @@ def judge(folder: Path) -> State:
     return "lost" if any(one.running for one in engines) else "stale"
 
 
-def clean(folder: Path) -> None:
-    """End what is left of a cluster whose controller is gone, and remove its folder."""
+def clean(folder: Path, *, keep_results: bool = False) -> None:
+    """End what is left of a cluster whose controller is gone; remove its folder, or all but the results."""
     _, engines = _processes(folder)
     for process in engines:
         process.stop(2.0)
         sweep(process.pid, process.created)
-    remove(folder)
+    remove(folder, keep_results=keep_results)
 
 
-def remove(folder: Path) -> None:
-    """Remove the folder, and the socket of its controller if that was killed."""
+def remove(folder: Path, *, keep_results: bool = False) -> None:
+    """Remove the folder, or all but the results, and the socket of its controller if that was killed."""
     try:
         local = connection_file.read(folder / connection_file.NAMES["client"]).local
     except ConnectionFileError:
@@ -138,7 +140,28 @@ def remove(folder: Path) -> None:
                 (socket_dir / name).unlink(missing_ok=True)
         if not os.listdir(socket_dir):
             socket_dir.rmdir()
-    shutil.rmtree(folder, ignore_errors=True)
+    if not (keep_results and has_results(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith(RESULTS):
+            path.unlink(missing_ok=True)
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a cluster has left results there."""
+    path = folder / RESULTS
+    if not path.exists():
+        return False
+    tables = sqlite3.connect(path, timeout=5.0)
+    try:
+        return bool(tables.execute("SELECT EXISTS (SELECT 1 FROM tasks)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        return "no such table" not in str(error)
+    except sqlite3.DatabaseError:
+        return True  # damaged, but perhaps of use to somebody
+    finally:
+        tables.close()
 
 
 def find(config: Config, profile: str | None = None) -> list[Path]:
@@ -194,6 +217,8 @@ def _controller_of_connection_file(folder: Path) -> bool:
 
 def _just_made(folder: Path) -> bool:
     try:
+        if has_results(folder):
+            return False
         return not any(folder.glob("*.json")) and time.time() - folder.stat().st_mtime < _BEING_MADE
     except FileNotFoundError:
         return False

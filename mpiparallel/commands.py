@@ -134,7 +134,7 @@ def _stop(folder: Path) -> bool:
     elif state in ("running", "elsewhere"):
         _stop_by_message(folder)
     else:
-        files.clean(folder)
+        files.clean(folder, keep_results=True)
     return state != "stale"
 
 
@@ -149,11 +149,13 @@ def _stop_by_message(folder: Path) -> None:
 
 def list_clusters(options: argparse.Namespace, config: Config) -> int:
     """List clusters, and clean up after those that are gone."""
-    rows = []
+    rows, left = [], []
     for folder in files.find(config, options.profile):
         state = files.judge(folder)
         if state == "stale":
-            files.clean(folder)
+            files.clean(folder, keep_results=_results_are_young(folder, config))
+            if files.has_results(folder):
+                left.append(folder)
             continue
         rows.append(_row(folder, state))
     if options.json:
@@ -162,7 +164,18 @@ def list_clusters(options: argparse.Namespace, config: Config) -> int:
         _table(["profile", "cluster_id", "state", "engines", "host", "pid", "folder"], rows)
     else:
         print("no cluster runs")
+    for folder in left if not options.json else ():
+        profile, cluster_id = files.names(folder)
+        words = f"--profile {profile}" + (f" --cluster-id {cluster_id}" if cluster_id else "")
+        print(f"results are left, see (or --remove) them by: mpiparallel results {words}")
     return 0
+
+
+def _results_are_young(folder: Path, config: Config) -> bool:
+    try:
+        return time.time() - (folder / files.RESULTS).stat().st_mtime < config.results_age
+    except FileNotFoundError:
+        return False
 
 
 def _row(folder: Path, state: str) -> dict[str, Any]:
@@ -207,6 +220,13 @@ def results(options: argparse.Namespace, config: Config) -> int:
     folder = _folder(options, config)
     known = (folder / connection_file.NAMES["client"]).exists()
     running = known and files.judge(folder) in ("running", "elsewhere")
+    if options.remove:
+        if running:
+            return _fail(f"a cluster runs in {folder}: use client.purge_hub_results('all')", FAILED)
+        if not files.has_results(folder):
+            return _fail(f"no results in {folder}", FAILED)
+        files.clean(folder)
+        return 0
     with open_results(folder, running) as waiting:
         return show(options, waiting)
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pexpect
 import pytest
 from client.fake import FakeController
+from controller.test_store import record
 from helpers import processes_of, wait_until
 
-from mpiparallel import connection_file
+from mpiparallel import Client, connection_file
 from mpiparallel.cli import make_argument_parser
+from mpiparallel.controller.store import Store
 from mpiparallel.wire.waits import Frame, Part, Place, Wait
 
 COMMAND = [sys.executable, "-m", "mpiparallel.cli"]
@@ -411,3 +413,48 @@ def test_ctrl_c_in_the_foreground_with_engines(start: Start) -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=15)[0] == "stopping\n"
     assert process.returncode == 0
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_results_stay_when_a_cluster_in_the_background_has_ended(run: Run, state: Path, how: str) -> None:
+    names = ["--cluster-id", "c"]
+    assert run("start", "-n", 1, "--daemonize", *names).returncode == 0
+    with Client(cluster_id="c") as client:
+        task = client.load_balanced_view().apply_async(lambda: "it " + "stays")
+        task.get(30)
+        assert wait_until(lambda: "pending" not in run("results", *names, task.msg_ids[0]).stdout)
+    assert run("results", *names, "--remove").returncode == 1  # it runs
+    if how == "stopped":
+        assert run("stop", *names).returncode == 0
+    else:
+        kill_all(state)
+        assert wait_until(lambda: not processes_of(state), 45)
+        assert "no cluster runs\nresults are left" in run("list").stdout
+        assert run("stop", *names).returncode == 11
+    (folder,) = (path.parent for path in state.rglob("results.db"))
+    assert [path.name for path in folder.iterdir() if not path.name.startswith("results.db")] == []
+    done = run("list")
+    assert "mpiparallel results --profile default --cluster-id c" in done.stdout
+    assert run("list", "--json").stdout == "[]\n"
+    assert "'it stays'" in run("results", *names, task.msg_ids[0]).stdout
+    if how == "stopped":
+        assert run("results", *names, "--remove").returncode == 0
+    else:
+        assert run("start", "-n", 0, "--daemonize", *names).returncode == 0
+        assert run("results", *names).stdout == "no results\n"
+        assert run("stop", *names).returncode == 0
+    assert not folder.exists()
+    assert run("results", *names, "--remove").returncode == 1
+
+
+def test_list_forgets_results_in_the_end(run: Run, state: Path) -> None:
+    folder = state / "default/cluster"
+    folder.mkdir(parents=True)
+    store = Store(folder)
+    store.put([record(1)])
+    store.close()
+    assert "results are left" in run("list").stdout
+    os.utime(folder / "results.db", (1, 1))
+    assert run("list").stdout == "no cluster runs\n"
+    assert not folder.exists()

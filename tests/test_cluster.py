@@ -652,6 +652,33 @@ def test_kill_9_while_engines_start(config: Config, after: float) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(150)
+def test_kill_9_of_program_and_controller_together(config: Config) -> None:
+    """Nobody starts the controller again: the engines have the patience for that, and no more."""
+    process = script(
+        """
+        cluster = Cluster(n=2)
+        rc = cluster.start_and_connect_sync()
+        print(cluster.controller.pid, *rc[:].apply_sync(os.getpid), flush=True)
+        time.sleep(100)
+        """
+    )
+    assert process.stdout is not None
+    controller, *engines = (int(word) for word in process.stdout.readline().split())
+    process.send_signal(signal.SIGSTOP)  # it is not to see the controller's end
+    os.kill(controller, signal.SIGKILL)
+    process.kill()
+    began = time.monotonic()
+    process.communicate(timeout=10)
+    assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in engines), 45)
+    assert time.monotonic() - began > 20
+    assert wait_until(lambda: not processes_of(config.state_dir))
+    for folder in cluster_file.find(config):
+        assert cluster_file.judge(folder) == "stale"
+        cluster_file.clean(folder)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("victim", ["program", "mpiexec", "controller"])
 def test_kill_9(config: Config, victim: str) -> None:
     process = script(

@@ -71,6 +71,9 @@ def make_argument_parser() -> argparse.ArgumentParser:
         "--remove-directory", action="store_true", help="remove the whole directory in the end, logs too"
     )
     parser.add_argument(
+        "--keep-results", action="store_true", help="... but for the results of tasks"
+    )
+    parser.add_argument(
         "--scheme", choices=SCHEMES, help="how engines are chosen for balanced tasks (default: leastload)"
     )
     parser.add_argument(
@@ -148,6 +151,7 @@ def _run(directory: Path, config: Config, arguments: argparse.Namespace) -> int:
         port=arguments.port,
         lifeline=arguments.lifeline,
         remove_directory=arguments.remove_directory,
+        keep_results=arguments.keep_results,
         earlier=earlier,
     )
     _collect_garbage_rarely()

@@ -20,6 +20,7 @@ from mpiparallel import connection_file
 from mpiparallel.connection_file import NAMES, ConnectionInfo
 from mpiparallel.controller import restore
 from mpiparallel.controller.liveness import alive
+from mpiparallel.controller.tables import NAME as RESULTS
 from mpiparallel.error import ConnectionFileError, LaunchError
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,9 @@ def write_files(directory: Path, infos: Iterable[ConnectionInfo]) -> None:
         connection_file.write(directory / NAMES[info.role], info)
 
 
-def remove_files(directory: Path, server_key: str, *, all_of_it: bool) -> None:
-    """Remove the connection files that are ours; with `all_of_it` the directory with everything in it.
+def remove_files(directory: Path, server_key: str, all_of_it: bool, keep_results: bool = False) -> None:
+    """Remove the connection files that are ours; with `all_of_it` the directory with everything in it, or
+    everything but the results.
 
     `server_key` tells ours from those of a controller that has taken the directory over meanwhile.
     """
@@ -185,7 +187,11 @@ def remove_files(directory: Path, server_key: str, *, all_of_it: bool) -> None:
             return
         path.unlink(missing_ok=True)
     restore.remove(directory)
-    if all_of_it:
+    if all_of_it and keep_results and (directory / RESULTS).exists():
+        for path in directory.iterdir():
+            if path.name != RESULTS:
+                path.unlink(missing_ok=True)
+    elif all_of_it:
         remove(directory)
 
 

@@ -68,8 +68,8 @@ class Server:
         Where the connection files go.
     lifeline : int, optional
         A file descriptor at whose end the controller ends.
-    remove_directory : bool
-        Whether to remove `directory` in the end.
+    remove_directory, keep_results : bool
+        Whether to remove `directory` in the end; and if so, whether not the results in it.
     earlier : Saved, optional
         What a controller that was killed has left: this one goes on in its place.
     """
@@ -84,12 +84,13 @@ class Server:
         port: int = 0,
         lifeline: int | None = None,
         remove_directory: bool = False,
+        keep_results: bool = False,
         earlier: restore.Saved | None = None,
     ) -> None:
         self.directory = directory
         self.config = config
         self.lifeline = lifeline
-        self.remove_directory = remove_directory
+        self.remove_directory, self.keep_results = remove_directory, keep_results
         self.ip = ip
         self.keys = Keys.new() if earlier is None else earlier.keys
         self.host = socket.gethostname()
@@ -162,7 +163,7 @@ class Server:
         self.store.close()
         if kind is not None:
             return
-        places.remove_files(self.directory, self.keys.server.public, all_of_it=self.remove_directory)
+        places.remove_files(self.directory, self.keys.server.public, self.remove_directory, self.keep_results)
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end (from a signal handler, or the loop itself); asking again makes it hurry."""

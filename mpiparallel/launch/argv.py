@@ -64,7 +64,8 @@ def controller_argv(
 ) -> list[str]:
     """Return the command of a controller that writes its files to `directory` and removes it when it ends.
 
-    With `lifeline` it ends when its standard input does, so that it never outlives who started it.
+    With `lifeline` it ends when its standard input does, so that it never outlives who started it. Without,
+    it leaves the results that clients may want later.
     """
     argv = [python, "-m", "mpiparallel.controller", "--directory", str(directory), "--remove-directory"]
     if cluster_id:
@@ -73,6 +74,8 @@ def controller_argv(
         argv += ["--ip", ip]
     if lifeline:
         argv += ["--lifeline", "0"]
+    else:
+        argv += ["--keep-results"]
     return [*argv, "--log-level", log_level, *extra]
 
 

@@ -59,7 +59,7 @@ def test_controller_with_everything() -> None:
     )
     assert argv == [
         *("py", "-m", "mpiparallel.controller", "--directory", "/d", "--remove-directory"),
-        *("--cluster-id", "a", "--ip", "0.0.0.0", "--log-level", "DEBUG", "--port", "1"),
+        *("--cluster-id", "a", "--ip", "0.0.0.0", "--keep-results", "--log-level", "DEBUG", "--port", "1"),
     ]
 
 
