@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpiparallel.controller.database import MAX_TEXT, SMALL, Database
+from mpiparallel.controller.packing import as_bytes
 from mpiparallel.controller.records import Entry, Printed, Record
-from mpiparallel.controller.tables import DEFAULTS, NAME, Limits, Tables, Unsuitable
+from mpiparallel.controller.tables import DEFAULTS, MAX_ANSWER, NAME, Limits, Tables, Unsuitable
 from mpiparallel.wire.frames import nbytes
 from mpiparallel.wire.messages import Message
 
@@ -94,7 +95,7 @@ class Reader:
             databases.append(Database(None))
             databases[-1].write(opened, {}, set(), None)
         if len(databases) == 1:
-            return databases[0].search(query, keys, newest)
+            return self._with_large(databases[0].search(query, keys, newest), keys)
         wanted = None if keys is None else [*keys, "submitted"]
         found = {
             record["msg_id"]: record
@@ -106,7 +107,19 @@ class Reader:
         if keys is not None and "submitted" not in keys:
             for record in ordered:
                 del record["submitted"]
-        return ordered[-newest:] if newest else ordered
+        return self._with_large(ordered[-newest:] if newest else ordered, keys)
+
+    def _with_large(self, records: list[dict[str, Any]], keys: list[str] | None) -> list[dict[str, Any]]:
+        """Put in the results that are in memory only."""
+        size = 0
+        for record in records if keys is not None and "result_buffers" in keys else ():
+            held = self._large.get(record["msg_id"])
+            if held is not None:
+                size += held[1]
+                if size > MAX_ANSWER:
+                    raise ValueError("the results found are too much for one answer: ask for fewer tasks")
+                record["result_buffers"] = [as_bytes(frame) for one in held[2] for frame in one.payload]
+        return records
 
     def history(self, opened: Sequence[tuple[float, str]] = ()) -> list[str]:
         """Return all tasks, those of `opened` too, by the time of submission."""

@@ -102,6 +102,19 @@ def test_inputs_come_out_as_they_went_in(store: Store) -> None:
     assert shared == (2,)  # the function, and the long frame: once
 
 
+def test_queries_find_large_results_in_memory(store: Store) -> None:
+    large = [record(number, size=100_000 if number else 10) for number in range(3)]
+    store.put(large)
+    for opened in ([], [record(9, status=None, results=[])]):
+        found = ask(store, lambda reader, opened=opened: reader.search({}, ["result_buffers"], None, opened))
+        buffers = {one["msg_id"]: one["result_buffers"] for one in found}
+        for one in large:
+            assert buffers[one.task] == list(one.results[0].payload)
+    store.put([record(4, size=40 << 20)])
+    with pytest.raises(ValueError, match="too much"):
+        ask(store, lambda reader: reader.search({}, ["result_buffers"]))
+
+
 def test_direct_tasks_have_no_inputs(store: Store) -> None:
     store.put([record(1, inputs=None)])
     assert ask(store, lambda reader: reader.inputs("c-1_1")) is None
