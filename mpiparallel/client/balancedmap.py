@@ -63,6 +63,7 @@ class BalancedMapResult(AsyncMapResult):
         self._function = dump_function(f)
         self._request: Request | None = None
         self._next = 0  # the first chunk that is not sent
+        self._known = 0  # the first that has no Task yet: a moment later
         self._batch = FIRST_BATCH
         self._live: dict[int, Task] = {}  # sent, and not absorbed or worth keeping
         self._weights: dict[int, int] = {}  # bytes of what is sent and not answered
@@ -185,6 +186,10 @@ class BalancedMapResult(AsyncMapResult):
         for index, task in enumerate(tasks, first):
             self._live[index] = task
             task.listen(self._chunk_done)
+        with self._condition:
+            self._known = first + len(tasks)
+            if self._watching:
+                self._condition.notify_all()
         if self._stopped is not None:  # just now, by another thread
             self._client._connection.abort(tasks)
 
@@ -397,7 +402,7 @@ class BalancedMapResult(AsyncMapResult):
         return [] if request is None else [f"{request.id}_{index}" for index in range(self._next)]
 
     def _when_sent(self) -> Sequence[Task]:
-        self._wait_until(lambda: self._next == len(self._chunks) or self._stopped is not None, None)
+        self._wait_until(lambda: self._known == len(self._chunks) or self._stopped is not None, None)
         return self._tasks
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import numpy
 import pytest
@@ -108,11 +110,22 @@ def test_what_the_hub_could_not_read_is_refused_here(client, lview):
         assert lview.apply_sync(abs, -1) == 1  # and the connection has lived through all this
 
 
-def test_what_means_all_of_a_map_waits_until_it_is_sent(monkeypatch, lview):
+def test_what_means_all_of_a_map_waits_until_it_is_sent(fake, monkeypatch, lview):
     monkeypatch.setattr(balancedmap, "WINDOW", 40)
     monkeypatch.setattr(balancedmap, "BATCH", 32)
+    balance = LoadBalancedView._balance
+
+    def late(self, *args, **options):
+        tasks = balance(self, *args, **options)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.02)  # sent, and the map does not know its tasks yet
+        return tasks
+
+    monkeypatch.setattr(LoadBalancedView, "_balance", late)
+    fake.paused.set()
     result = lview.map_async(abs, range(400))
     assert len(result.msg_ids) < 400
+    fake.release(lview.client)
     joined = ipp.AsyncResult.join(result, lview.apply_async(abs, -1))
     assert joined.get(60) == [*([number] for number in range(400)), 1]
     for waits in (lview, lview.client):
