@@ -8,8 +8,11 @@ world:
 - Where a death ends the world anyway, the members call `Create_group`. Others have no part in it, and nobody
   waits for an earlier order of others.
 - Where the world survives, Open MPI's `Create_group` would not return when a member dies. So everybody
-  passes the "go" on to all, in case the leader dies meanwhile; then all shrink ``COMM_WORLD``, and, when
-  somebody has died, the lowest of those who came says what it is to be: the shrunk one itself, or a part.
+  passes the "go" on to all, in case the leader dies meanwhile; then all take part. Until the first death,
+  they call `Create` on a communicator that is kept for this: it ends with an error when a rank dies, at
+  least for some, and these revoke it, which frees the others. After a death all shrink ``COMM_WORLD``, and
+  the lowest of those who came says what it is to be: the shrunk one itself, or a part of it. (Not always, as
+  Open MPI 5.0 hangs in one of a thousand shrinks, in its search for a number, when user code is in MPI too.)
 
 Known: Open MPI 5.0 crashes when it hears of a death in the microseconds in which it completes a
 communicator. So the leader waits a moment after each: all ranks should have heard of it, and several often
@@ -58,6 +61,8 @@ class Groups:
         self._ready: dict[int, set[int]] = {}  # k -> who is ready
         self._done = 0  # the orders that were carried out
         self._last_death = -SETTLE
+        # Where new communicators come from until the first death; nothing else is done on it.
+        self._source: Any = world.everyone.Dup() if world.survives else None
 
     def __getitem__(self, number: int) -> Any:
         return self._comms[number]
@@ -108,13 +113,13 @@ class Groups:
         if not self._world.survives:
             ready = [k for k, ranks in self._ready.items() if ranks.issuperset(self._orders[k][1])]
             for k in ready:
-                self._go(k)
+                self._go(k, shrink=False)
             return bool(ready)
         k = self._done + 1
         if k not in self._ready or not self._ready[k].issuperset(self._world.alive):
             return False
         if time.monotonic() - self._last_death > SETTLE:
-            self._go(k)
+            self._go(k, bool(self._world.lost))
         return True
 
     # ------------------------------------------------------------ on all ranks
@@ -130,7 +135,7 @@ class Groups:
             self._ready.get(k, set()).add(source)
         elif tag == GO:
             if k > self._done or not self._world.survives:
-                self._go(k)
+                self._go(k, bool(numbers[1]))
         else:
             return self._ordered(source, *numbers)
         return 0
@@ -144,13 +149,13 @@ class Groups:
             self._made[number] = None  # another leader has used up this k
         return number if self._world.rank in ranks else 0
 
-    def _go(self, k: int) -> None:
+    def _go(self, k: int, shrink: bool) -> None:
         world = self._world
         # From the leader alone where the others would come to it before what the leader said earlier.
         self._ready.pop(k, None)
         wanted, ranks = self._orders.pop(k, (0, ()))
         if world.survives or world.rank == world.leader:
-            self._tell(world.alive if world.survives else ranks, GO, [k])
+            self._tell(world.alive if world.survives else ranks, GO, [k, int(shrink)])
         self._done = max(self._done, k)
         if not world.survives:
             if world.rank in ranks:
@@ -159,24 +164,33 @@ class Groups:
         if world.rank in ranks:
             self._made[wanted] = None  # until we know better
         try:
-            self._make(self._world.everyone.Shrink(), wanted, ranks)
+            if shrink:
+                self._make(world.everyone.Shrink(), wanted, ranks)
+            else:
+                self._split_off(wanted, ranks)
         except MPI.Exception:
-            pass  # another rank died just now: that will be noticed, and who needs it begins another
+            # Another rank died just now: that will be noticed, and who needs it begins another.
+            if not shrink:
+                world.source.Revoke()  # frees those that wait for us in there
+
+    def _split_off(self, wanted: int, ranks: Sequence[int]) -> None:
+        """Make a communicator while nobody has died."""
+        everybody = self._world.source.Get_group()
+        group = everybody.Incl(list(ranks))
+        try:
+            if made := self._world.source.Create(group):
+                self._made[wanted] = made
+        finally:
+            group.Free()
+            everybody.Free()
 
     def _make(self, comm: Any, wanted: int, ranks: Sequence[int]) -> None:
-        """Make of `comm` what its lowest rank wants.
-
-        As long as nobody has died all have the same orders of the same leader, and nothing needs to be said.
-        (It must not be: couriers were seen to wait in vain in their first broadcast on a communicator of Open
-        MPI 5.0, once in a thousand, and blocked couriers cannot be helped.)
-        """
-        number, members = wanted, list(ranks)
-        if comm.size < self._world.size:
-            text = array("q", bytes(8 * (2 + self._world.size)))
-            if comm.rank == 0:
-                text[: 2 + len(ranks)] = array("q", [wanted, len(ranks), *ranks])
-            comm.Bcast([text, MPI.INT64_T], 0)
-            number, members = text[0], list(text[2 : 2 + text[1]])
+        """Make of `comm` what its lowest rank wants."""
+        text = array("q", bytes(8 * (2 + self._world.size)))
+        if comm.rank == 0:
+            text[: 2 + len(ranks)] = array("q", [wanted, len(ranks), *ranks])
+        comm.Bcast([text, MPI.INT64_T], 0)
+        number, members = text[0], list(text[2 : 2 + text[1]])
         everybody, living = self._world.everyone.Get_group(), comm.Get_group()
         places = everybody.Translate_ranks(members, living)
         if number and MPI.UNDEFINED not in places:
@@ -210,6 +224,7 @@ class Groups:
     def forget(self, new_leader: bool) -> None:
         """Go on after deaths: what a leader that died has begun comes to nothing."""
         self._last_death = time.monotonic()
+        self._world.source.Revoke()
         if new_leader:
             self._made.update((number, None) for number, _ in self._orders.values())
             self._orders.clear()

@@ -41,6 +41,8 @@ class World:
         engines: users, and all that judges what user code does, know places only.
     everyone
         The plain ``COMM_WORLD``, from which communicators of those that live are made.
+    source
+        A duplicate from which communicators are made until the first death, where the world survives it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class World:
     alive: list[int] = field(default_factory=list)
     cast: Any = None
     everyone: Any = None
+    source: Any = None
     dedicated: bool = False
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ def join_world(dedicated: bool = False) -> World:
         name = secrets.token_hex(6)
     name = mail.bcast(name)
     library = MPI.Get_library_version().partition("\n")[0].partition(",")[0].replace("\t", " ").strip()
+    survives = _can_lose_ranks()
     return World(
         name=name,
         rank=everyone.rank,
@@ -154,8 +158,9 @@ def join_world(dedicated: bool = False) -> World:
         mail=mail,
         bulk=bulk,
         cast=cast,
-        survives=_can_lose_ranks(),
+        survives=survives,
         everyone=MPI.Intracomm(everyone),  # an object of our own: the users' may get another communicator
+        source=everyone.Dup() if survives else None,
         dedicated=dedicated,
     )
 
