@@ -273,8 +273,12 @@ class Connection:
 
     # ------------------------------------------------------------ control
 
-    def ask(self, make: Callable[[int], Question]) -> Future[Any]:
+    def ask(
+        self, make: Callable[[int], Question], then: Callable[[Future[Any]], None] | None = None
+    ) -> Future[Any]:
         """Send the question `make(query)` and return the future of its answer.
+
+        `then` is called with it in the I/O thread, before anything that comes after the answer is looked at.
 
         Raises
         ------
@@ -284,13 +288,17 @@ class Connection:
         """
         self.check()
         self._io.wait_for_room()
-        future = self._question(make)
+        future = self._question(make, then)
         if self.gone is not None:
             self.end(self.gone)
         return future
 
-    def _question(self, make: Callable[[int], Question]) -> Future[Any]:
+    def _question(
+        self, make: Callable[[int], Question], then: Callable[[Future[Any]], None] | None = None
+    ) -> Future[Any]:
         future: Future[Any] = Future()
+        if then is not None:
+            future.add_done_callback(then)
         future.set_running_or_notify_cancel()
         with self._lock:
             self._questions += 1

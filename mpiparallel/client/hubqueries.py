@@ -90,9 +90,7 @@ class HubQueriesMixin:
                     claimed[name] = _expect(connection, name, about)
             ready.set()
 
-        future = connection.ask(lambda query: Claim(query, list(msg_ids)))
-        future.add_done_callback(answered)
-        unknown = future.result()["unknown"]
+        unknown = connection.ask(lambda query: Claim(query, list(msg_ids)), answered).result()["unknown"]
         ready.wait()
         if unknown:
             raise KeyError(
@@ -166,11 +164,9 @@ class HubQueriesMixin:
                     tasks.append(_expect(connection, f"{request}_0", about))
             ready.set()
 
-        future = connection.ask(
-            lambda query: Ask(query, "resubmit", msg_ids=msg_ids, requests=requests, submitted=now)
-        )
-        future.add_done_callback(answered)
-        future.result()
+        connection.ask(
+            lambda query: Ask(query, "resubmit", msg_ids=msg_ids, requests=requests, submitted=now), answered
+        ).result()
         ready.wait()
         self.history.add([task.msg_id for task in tasks])
         result = AsyncHubResult(self, tasks, "resubmit", single=single)  # type: ignore[arg-type]

@@ -150,4 +150,4 @@ def _claim(connection: Connection, thread: IOThread, tasks: list[Task]) -> None:
             return
         fail(connection, [by_name[name] for name in future.result()["unknown"] if name in by_name])
 
-    connection._question(lambda query: Claim(query, list(by_name))).add_done_callback(answered)
+    connection._question(lambda query: Claim(query, list(by_name)), answered)

@@ -332,6 +332,23 @@ def test_results_go_with_their_owners(client):
     assert found.get(5) == [0] * 4
 
 
+def test_results_that_follow_the_answer_to_a_claim_at_once_are_not_missed(client, monkeypatch):
+    msg_ids = client[:].apply_async(int).msg_ids
+    client.wait(timeout=5)
+    gc.collect()
+    ask = client._connection.ask
+
+    def late(*args):
+        future = ask(*args)
+        future.result()
+        client._connection.ask = ask
+        client.queue_status()  # whatever followed the answer has been looked at
+        return future
+
+    monkeypatch.setattr(client._connection, "ask", late)
+    assert client.get_result(msg_ids).get(5) == [0] * 4
+
+
 def test_history_is_bounded():
     history = History()
     for i in range(HISTORY):

@@ -90,7 +90,8 @@ def test_who_keeps_the_gil_delays_nobody_else(dedicated, how):
         others.apply_sync(int)
         took.append(time.monotonic() - began)
     assert not holding.ready()
-    assert sorted(took)[len(took) // 2] < 0.05  # the longest are up to the machine
+    # `python -m benchmarks bridge` says how few milliseconds it is; a busy machine adds some.
+    assert sorted(took)[len(took) // 2] < 0.2
     holding.get()
 
 
