@@ -84,14 +84,16 @@ def test_who_keeps_the_gil_delays_nobody_else(dedicated, how):
     others.apply_sync(int)
     holding = dedicated[0].apply_async(keep, how, 4.0)
     time.sleep(0.2)
-    took = []
-    for _ in range(20):
-        began = time.monotonic()
-        others.apply_sync(int)
-        took.append(time.monotonic() - began)
+    medians = []
+    while not medians or (min(medians) >= 0.05 and not holding.ready()):  # a busy machine spoils some rounds
+        took = []
+        for _ in range(10):
+            began = time.monotonic()
+            others.apply_sync(int)
+            took.append(time.monotonic() - began)
+        medians.append(sorted(took)[len(took) // 2])
     assert not holding.ready()
-    # `python -m benchmarks bridge` says how few milliseconds it is; a busy machine adds some.
-    assert sorted(took)[len(took) // 2] < 0.2
+    assert min(medians) < 0.05
     holding.get()
 
 
