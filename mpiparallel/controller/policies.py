@@ -29,7 +29,11 @@ class Policy(Protocol):
 
 
 class LeastLoad:
-    """The one with the fewest open tasks; among equals the one that has been so for longest."""
+    """The one with the fewest open tasks; among equals the one that has become so last.
+
+    An engine that has just ended a task is awake. To take idle ones in turn would wake one from its nap for
+    each call of a loop, which takes ten times as long as the call.
+    """
 
     def __init__(self, _random: Random) -> None:
         self._levels: dict[int, OrderedDict[Seat, None]] = {}
@@ -45,6 +49,8 @@ class LeastLoad:
             if level is None:
                 level = self._levels[new] = OrderedDict()
             level[seat] = None
+            if old < 0:
+                level.move_to_end(seat, last=False)  # new ones, and those that had long tasks: in turn
             self._count += 1
             if new < self._low:
                 self._low = new
@@ -55,9 +61,9 @@ class LeastLoad:
         while not self._levels.get(self._low):
             self._low += 1
         if not excluded:
-            return next(iter(self._levels[self._low]))
+            return next(reversed(self._levels[self._low]))
         for number in sorted(self._levels):
-            for seat in self._levels[number]:
+            for seat in reversed(self._levels[number]):
                 if seat.number not in excluded:
                     return seat
         return None

@@ -253,16 +253,31 @@ def test_what_had_begun_when_it_was_called_back_stays(hub: Balancer) -> None:
     learn(hub, 0.1)
     tasks = hub.balance("a", 5)
     where = {task: engine for task, (engine,) in hub.sent()}
-    for task in tasks[1:4]:
-        hub.finish(task, where[task])
+    behind = tasks[4]
+    (first,) = [task for task in tasks[:4] if where[task] == where[behind]]
+    for task in tasks[:4]:
+        if task != first:
+            hub.finish(task, where[task])
     hub.tick(1.0)
     (recall,) = hub.recalls()
+    assert (recall.engine, recall.tasks) == (where[behind], [behind])
     hub.say("w", Returned(recall.engine, []))
     assert not hub.sent()
-    hub.finish(tasks[0], where[tasks[0]])
-    hub.finish(tasks[4], where[tasks[4]])
+    hub.finish(first, where[first])
+    hub.finish(behind, where[behind])
     assert len(hub.results("a")) == 5
     hub.assert_no_work_left()
+
+
+def test_one_call_after_the_other_goes_to_the_engine_that_is_awake(hub: Balancer) -> None:
+    learn(hub, 0.001)
+    used = set()
+    for _ in range(6):
+        (task,) = hub.balance("a")
+        ((_, (engine,)),) = hub.sent()
+        hub.finish(task, engine)
+        used.add(engine)
+    assert len(used) == 1
 
 
 # ---------------------------------------------------------------- failures
