@@ -132,7 +132,7 @@ class AsyncResult(Described, LightFuture):
             If that takes longer than `timeout` seconds.
         """
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        for task in self._tasks:
+        for task in self._when_sent(_rest(deadline)):
             request = task.request
             if request.sent is None:
                 continue
@@ -349,8 +349,8 @@ class AsyncResult(Described, LightFuture):
         """The ids of the tasks."""
         return [task.msg_id for task in self._tasks]
 
-    def _when_sent(self) -> Sequence[Task]:
-        """Return all tasks, when all are sent."""
+    def _when_sent(self, timeout: float | None = None) -> Sequence[Task]:
+        """Return all tasks, when all are sent; raise TimeoutError if that takes too long."""
         return self._tasks
 
     @property

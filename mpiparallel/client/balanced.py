@@ -156,10 +156,7 @@ class LoadBalancedView(View):
             follow=None if self._follow is None else self._follow.needs(),
             **request,
         )  # fmt: skip
-        msg_ids = [task.msg_id for task in tasks]
-        self.history.add(msg_ids)
-        self.client.history.add(msg_ids)
-        return tasks
+        return self._note(tasks)
 
     def _apply(
         self,

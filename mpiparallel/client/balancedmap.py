@@ -249,19 +249,6 @@ class BalancedMapResult(AsyncMapResult):
                 len(self._chunks) - unsent - len(under_way), len(self._chunks), len(under_way), unsent,
             )  # fmt: skip
 
-    def abort(self) -> None:
-        """Send nothing more, and take out of the queues what has not begun.
-
-        Raises
-        ------
-        RuntimeError
-            If all is done.
-        """
-        if self.done():
-            raise RuntimeError("Can't abort, I am already done!")
-        self._send_no_more()
-        self._client._connection.abort(self._sent_tasks())
-
     def _send_no_more(self) -> None:
         self._stop_sending(error.TaskAborted("the map was aborted before this was sent"))
 
@@ -401,8 +388,12 @@ class BalancedMapResult(AsyncMapResult):
         request = self._request
         return [] if request is None else [f"{request.id}_{index}" for index in range(self._next)]
 
-    def _when_sent(self) -> Sequence[Task]:
-        self._wait_until(lambda: self._known == len(self._chunks) or self._stopped is not None, None)
+    def _when_sent(self, timeout: float | None = None) -> Sequence[Task]:
+        known = self._wait_until(
+            lambda: self._known == len(self._chunks) or self._stopped is not None, timeout
+        )
+        if not known:
+            raise TimeoutError("Still waiting to be sent")
         return self._tasks
 
     @property

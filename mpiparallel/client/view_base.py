@@ -136,7 +136,12 @@ class View:
             request["common"] = objects.copied(request.get("common", ()))
             request["parts"] = [objects.copied(part) for part in request.get("parts", ())]
         request.setdefault("label", self.label)
-        tasks = self.client._connection.submit(verb, engines, track=track, owner=self._token, **request)
+        return self._note(
+            self.client._connection.submit(verb, engines, track=track, owner=self._token, **request)
+        )
+
+    def _note(self, tasks: list[Task]) -> list[Task]:
+        """Add what was sent to the histories, and return it."""
         msg_ids = [task.msg_id for task in tasks]
         self.history.add(msg_ids)
         self.client.history.add(msg_ids)

@@ -338,3 +338,15 @@ def test_imap_checks_its_options(lview):
     for wrong, problem in ((-1, ValueError), (1.5, TypeError), ("all", TypeError)):
         with pytest.raises(problem, match="max_outstanding"):
             lview.imap(abs, [1], max_outstanding=wrong)
+
+
+def test_the_data_of_a_long_map_is_sent_when_all_of_it_is(fake, small_window, lview):
+    fake.paused.set()
+    with lview.temp_flags(track=True):
+        result = lview.map_async(abs, range(400))
+    with pytest.raises(TimeoutError, match="sent"):
+        result.wait_for_send(0.05)
+    fake.release(lview.client)
+    result.wait_for_send(30)
+    assert len(result.msg_ids) == 400
+    assert result.get(30) == list(range(400))
