@@ -290,7 +290,7 @@ def _goes_on(state: State, task: Balanced, seat: Seat, message: Message) -> bool
     pool = task.job.pool
     assert pool is not None
     if placing.is_unmet(message):
-        task.excluded, task.failed = excluded, None
+        task.excluded, task.failed = excluded, message
         placing.requeue(state, task, BalancedEvent.RETURNED)
         return True
     if task.retries and not pool.hopeless(excluded):

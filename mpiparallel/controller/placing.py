@@ -344,6 +344,8 @@ def give_up(state: State, task: Balanced, queued: bool = True) -> None:
         return
     tried = ", ".join(map(str, sorted(task.excluded)))
     text = f"Task {task.name}: its dependency was not met on any engine that it may run on (tried: {tried})"
+    if failed is not None and failed.header.failure.evalue:  # type: ignore[union-attr]
+        text += f"; the last one said: {failed.header.failure.evalue}"  # type: ignore[union-attr]
     endings.fail(state, task, "ImpossibleDependency", text)
 
 
