@@ -370,14 +370,23 @@ class AsyncResult(Described, LightFuture):
         """Wait, with a progress bar."""
         progress.wait_interactive(self, interval, timeout, widget, return_when)
 
-    def stream_output(self) -> AbstractContextManager[None]:
-        """Return a context in which output is shown while it comes."""
-        return display.stream_output(self)
+    def stream_output(self, fold: bool | None = None) -> AbstractContextManager[None]:
+        """Return a context in which output is shown while it comes.
 
-    def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
-        """Show what was printed and displayed, grouped by ``"type"``, ``"engine"`` or ``"order"``."""
+        What several engines say in the same way is shown once, labelled ``[stdout:0-63]``, if `fold` is true;
+        None: in notebooks and terminals, unless ``MPIPARALLEL_FOLD`` is ``0``.
+        """
+        return display.stream_output(self, fold)
+
+    def display_outputs(
+        self, groupby: str = "type", result_only: bool = False, fold: bool | None = None
+    ) -> None:
+        """Show what was printed and displayed, grouped by ``"type"``, ``"engine"`` or ``"order"``.
+
+        `fold` is as in `stream_output`.
+        """
         self._check_done()
-        display.display_outputs(self, groupby, result_only)
+        display.display_outputs(self, groupby, result_only, fold)
 
 
 def _rest(deadline: float | None) -> float | None:

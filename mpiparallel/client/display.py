@@ -75,7 +75,7 @@ class Screen:
 
 
 @contextmanager
-def stream_output(result: AsyncResult) -> Iterator[None]:
+def stream_output(result: AsyncResult, fold: bool | None = None) -> Iterator[None]:
     """Show output of `result` while it comes; on leaving, all that came until then has been shown."""
     arrived: queue.SimpleQueue[tuple[Task, Event] | None] = queue.SimpleQueue()
     screen = Screen(labelled=not result._single_result)
@@ -133,7 +133,9 @@ def _clear(content: dict[str, Any]) -> None:
         clear_output(wait=bool(content.get("wait")))
 
 
-def display_outputs(result: AsyncResult, groupby: str, result_only: bool) -> None:
+def display_outputs(
+    result: AsyncResult, groupby: str, result_only: bool, fold: bool | None = None
+) -> None:
     """Show all output of `result`, which is done, and then the results of cells."""
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"groupby={groupby!r}: expected 'type', 'engine' or 'order'")
