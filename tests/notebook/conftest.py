@@ -52,7 +52,7 @@ def _kernel(make_kernel: Callable[..., Kernel]) -> Kernel:
 
 @pytest.fixture
 def kernel(_kernel: Kernel, cluster: Cluster) -> Kernel:
-    """A kernel with ``rc``, a client of the shared cluster, and ``view``, all of its engines, which are empty.
+    """A kernel with ``rc``, a client of the shared cluster, and ``view`` of all its empty engines.
 
     It is shared by a module's tests, and so are the names in it.
     """

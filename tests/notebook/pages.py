@@ -1,4 +1,4 @@
-"""What a notebook's page shows of a cell: its outputs, made of the kernel's messages as a front-end makes them."""
+"""What a notebook shows of a cell: its outputs, made of the kernel's messages as a front-end makes them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Page:
         return plain("\n".join(line for one in self.of("error") for line in one["traceback"]))
 
     def read(self) -> str:
-        """All that a reader sees, in order, as text: streams, displays as text, tracebacks; without colours."""
+        """All that a reader sees, in order, as text without colours: streams, displays, tracebacks."""
         parts = []
         for output in self.outputs:
             if output["type"] == "stream":
