@@ -72,8 +72,7 @@ class Config:
         for name, variable in (("profile", "MPIPARALLEL_PROFILE"), ("cluster_id", "MPIPARALLEL_CLUSTER_ID")):
             if environ.get(variable):
                 values[name] = environ[variable]
-        flag = environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0"
-        values["noninteractive"] = flag != "0"
+        values["noninteractive"] = noninteractive(environ)
         values["ft"] = environ.get("MPIPARALLEL_FT", "1") not in ("", "0")
         if environ.get("MPIPARALLEL_SCHEME"):
             values["scheme"] = scheme = environ["MPIPARALLEL_SCHEME"]
@@ -104,6 +103,15 @@ class Config:
         return (
             self.state_dir / (profile or "default") / ("cluster" + (f"-{cluster_id}" if cluster_id else ""))
         )
+
+
+def noninteractive(environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether nobody looks on: no progress bars then, and ``%px`` does not stream by default.
+
+    ``MPIPARALLEL_NONINTERACTIVE`` says so, or ``IPP_NONINTERACTIVE``, if it is neither empty nor ``0``.
+    """
+    environ = os.environ if environ is None else environ
+    return (environ.get("MPIPARALLEL_NONINTERACTIVE") or environ.get("IPP_NONINTERACTIVE") or "0") != "0"
 
 
 def _whole(text: str) -> int:
