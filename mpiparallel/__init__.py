@@ -16,6 +16,7 @@ _HOMES = {
     "mpiparallel.cluster": ["Cluster"],
     "mpiparallel.cluster_manager": ["ClusterManager"],
     "mpiparallel.client.client": ["Client"],
+    "mpiparallel.client.activation": ["load_ipython_extension", "unload_ipython_extension"],
     "mpiparallel.client.balanced": ["LoadBalancedView"],
     "mpiparallel.client.dependency": ["Dependency"],
     "mpiparallel.client.executor": ["ViewExecutor"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpiparallel import error
-from mpiparallel.client import locate, waiting
+from mpiparallel.client import activation, locate, waiting
 from mpiparallel.client.balanced import LoadBalancedView
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.control import ControlMixin
@@ -89,6 +89,7 @@ class Client(ControlMixin, HubQueriesMixin):
         self.metadata = TaskMapping(
             self._connection.tasks, lambda task: True, lambda task: task.metadata, lambda key: Metadata()
         )
+        activation.client_made(self)
 
     def __repr__(self) -> str:
         if self._connection.gone is not None:
@@ -252,12 +253,14 @@ class Client(ControlMixin, HubQueriesMixin):
         return self.load_balanced_view(targets).executor
 
     def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
-        """Return a blocking view of `targets`, which IPython's parallel magics use."""
+        """Return a blocking view of `targets`, which IPython's parallel magics use.
+
+        With a suffix, magics of their own: ``%px_left`` and its kin for ``"_left"``.
+        """
         return self._activate(self.direct_view(targets, block=True), suffix)
 
     def _activate(self, view: DirectView, suffix: str) -> DirectView:
-        if not isinstance(suffix, str):
-            raise TypeError(f"suffix must be text, not {suffix!r}")
+        activation.activate(view, suffix)
         return view
 
     # ------------------------------------------------------------ dask

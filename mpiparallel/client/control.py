@@ -108,7 +108,7 @@ class ControlMixin:
 
     def send_signal(self, sig: Any, targets: Any = None, block: bool | None = None) -> Any:
         """Send a Unix signal, by name or number, to the processes of these engines, by default of all."""
-        number = _signal_number(sig)
+        number = signal_number(sig)
         engines = self._engine_ids(targets)
         return self._answer(self._connection.ask(lambda query: Signal(engines, number, query)), block)
 
@@ -229,7 +229,7 @@ def _check_jobs(jobs: Any) -> list[Any]:
     return listed
 
 
-def _signal_number(sig: Any) -> int:
+def signal_number(sig: Any) -> int:
     """Return the number of a signal given by number or name."""
     if isinstance(sig, str):
         name = sig.upper() if sig.upper().startswith("SIG") else f"SIG{sig.upper()}"

@@ -29,11 +29,13 @@ ENDING = 2.0  # ... for interrupted tasks to end
 log = logging.getLogger("mpiparallel.client")
 
 
-def interrupt(connection: Connection, engines: Sequence[int], timeout: float = PATIENCE) -> None:
+def interrupt(
+    connection: Connection, engines: Sequence[int], timeout: float = PATIENCE, number: int = signal.SIGINT
+) -> None:
     """Interrupt what runs on `engines`; return when the controller has passed that on."""
     targets = list(engines)
     if targets:
-        connection.ask(lambda query: Signal(targets, int(signal.SIGINT), query)).result(timeout)
+        connection.ask(lambda query: Signal(targets, int(number), query)).result(timeout)
 
 
 def get(result: AsyncResult) -> Any:
@@ -47,27 +49,47 @@ def get(result: AsyncResult) -> Any:
         return result.get()
     except KeyboardInterrupt as interrupted:
         interrupted.result = result  # type: ignore[attr-defined]
-        try:
-            _end(result)
-        except KeyboardInterrupt:
-            # Who presses twice does not want to wait, but wants it to end.
-            connection, left = result._client._connection, [task.engine for task in _left(result)]
-            if left and connection.gone is None and connection.lost is None:
-                connection.ask(lambda query: Signal(left, int(signal.SIGINT), query))
+        left = end(result, ENDING)
+        if left:
+            who = engines_text(left)
+            log.warning("%s: interrupted, but not done; client.where() shows what they do", who)
         raise
 
 
-def _end(result: AsyncResult) -> None:
+def end(result: AsyncResult, patience: float, number: int = signal.SIGINT) -> list[int]:
+    """End the tasks of `result`: abort those that have not begun, and send a signal to those that run.
+
+    A Ctrl-C meanwhile sends the signal to those that are left, and ends the waiting.
+
+    Parameters
+    ----------
+    result
+        Whose tasks.
+    patience
+        Seconds for the tasks to end.
+    number
+        Of the signal.
+
+    Returns
+    -------
+    list of int
+        The engines whose tasks have not ended.
+    """
     connection = result._client._connection
-    deadline = time.monotonic() + ENDING
-    left = _left(result)
-    if not left or connection.gone is not None or connection.lost is not None:
-        return
-    connection.abort(left)
-    interrupt(connection, _running(connection, left), ENDING)
-    if not result._wait_until(result.done, max(0.0, deadline - time.monotonic())):
-        still = engines_text(task.engine for task in _left(result))
-        log.warning("%s: interrupted, but not done; client.where() shows what they do", still)
+    deadline = time.monotonic() + patience
+    try:
+        left = _left(result)
+        if not left or connection.gone is not None or connection.lost is not None:
+            return []
+        connection.abort(left)
+        interrupt(connection, _running(connection, left), ENDING, number)
+        result._wait_until(result.done, max(0.0, deadline - time.monotonic()))
+    except KeyboardInterrupt:
+        # Who presses twice does not want to wait, but wants it to end.
+        remaining = [task.engine for task in _left(result)]
+        if remaining and connection.gone is None and connection.lost is None:
+            connection.ask(lambda query: Signal(remaining, int(number), query))
+    return [task.engine for task in _left(result)]
 
 
 def _left(result: AsyncResult) -> list[Task]:

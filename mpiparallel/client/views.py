@@ -299,7 +299,7 @@ class DirectView(View):
         """Do nothing: what pickle takes, cloudpickle does too."""
 
     def activate(self, suffix: str = "") -> DirectView:
-        """Make this the view that IPython's parallel magics use."""
+        """Make this the view that IPython's parallel magics (with `suffix`, magics of that name) use."""
         return self.client._activate(self, suffix)
 
 

@@ -376,11 +376,15 @@ def test_compatible_names():
 
 
 def test_activate(client):
-    view = client.activate()
+    with pytest.warns(UserWarning, match="in IPython only"):
+        view = client.activate()
     assert view.block and view.targets == "all"
-    assert client.activate([0, 1], "2").targets == [0, 1]
+    with pytest.warns(UserWarning, match="in IPython only"):
+        assert client.activate([0, 1], "2").targets == [0, 1]
     with pytest.raises(TypeError, match="suffix"):
         client.activate(suffix=5)
+    with pytest.raises(ValueError, match="px-2"):
+        client.activate(suffix="-2")
     client.spin()
     client.spin_thread()
     client.stop_spin_thread()

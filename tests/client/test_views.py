@@ -385,7 +385,8 @@ def test_broadcast_view(client):
 
 def test_shortcuts(view):
     assert view.use_dill() is view.use_cloudpickle() is view.use_pickle() is None
-    assert view.activate() is view
+    with pytest.warns(UserWarning, match="in IPython only"):
+        assert view.activate() is view
     view.spin()
     assert view.queue_status(0) == {"queue": 0, "completed": 0, "tasks": 0}
     assert view.wait_interactive([]) is True

@@ -1,0 +1,295 @@
+"""``%px`` and its kin: IPython's commands for engines.
+
+Registered by `activation`, which imports this module only where IPython runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, no_var_expand
+
+from mpiparallel import error
+from mpiparallel.client import autopx, interrupting
+from mpiparallel.client import magicoptions as opt
+from mpiparallel.client.control import signal_number
+from mpiparallel.ranges import engines as engines_text
+
+if TYPE_CHECKING:
+    from mpiparallel.client.asyncresult import AsyncResult
+    from mpiparallel.client.views import DirectView
+
+PATIENCE = 10.0  # seconds for cells to end that were interrupted
+LONG = 10  # targets; of more, the first and last ones are named
+
+
+class StillRunning(error.EngineError):
+    """A cell was interrupted and has not ended."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+class ParallelMagics(Magics):
+    """The magics of one view.
+
+    Attributes
+    ----------
+    view : DirectView or None
+        Whose engines run the cells; None until there is a client.
+    suffix : str
+        What is behind the names of the magics.
+    last_result : AsyncResult or None
+        Of the last cell.
+    verbose, stream_output, fold, progress_after_seconds, signal_on_interrupt
+        What holds when a cell's options do not say something else; ``%pxconfig`` sets them.
+    """
+
+    registered = True  # or IPython refuses them; their names are made here, as they have suffixes
+
+    def __init__(self, shell: Any, view: DirectView | None, suffix: str = "") -> None:
+        self.view = view
+        self.suffix = suffix
+        self.last_result: AsyncResult | None = None
+        self.verbose = False
+        self.stream_output: bool | None = None
+        self.fold: bool | None = None
+        self.progress_after_seconds = 2.0
+        self.signal_on_interrupt = "SIGINT"
+        line = {
+            f"px{suffix}": self.px,
+            f"pxresult{suffix}": self.result,
+            f"pxconfig{suffix}": self.pxconfig,
+            f"pxwhere{suffix}": self.pxwhere,
+            f"autopx{suffix}": self.autopx,
+        }
+        if not suffix:
+            line["result"] = self.result
+        self.magics = {"line": line, "cell": {f"px{suffix}": self.cell_px}}
+        super().__init__(shell=shell)
+        shell.configurables.remove(self)  # or it would hold on to views that were activated once
+        autopx.of_shell(shell).suffixes.add(suffix)
+
+    @property
+    def has_client(self) -> bool:
+        """Whether there is a client which is not closed."""
+        return self.view is not None and self.view.client._connection.gone is None
+
+    def _get_view(self) -> DirectView:
+        if self.view is None:
+            raise UsageError(
+                "the parallel magics need a Client: make one by mpiparallel.Client(), "
+                "or by mpiparallel.Cluster(n=4).start_and_connect_sync()"
+            )
+        return self.view
+
+    # ------------------------------------------------------------ cells
+
+    @no_var_expand
+    def px(self, line: str = "") -> AsyncResult | None:
+        """Run a line of Python on the engines.
+
+        >>> %px import os  # doctest: +SKIP
+        >>> %px print(os.getpid())  # doctest: +SKIP
+        [stdout:0] 4101
+        [stdout:1] 4102
+        """
+        return self._run(line, opt.parse(self.cell_px, ""))
+
+    @opt.options(*opt.EXECUTION, *opt.OUTPUT, *opt.FOLD, opt.LOCAL)
+    def cell_px(self, line: str = "", cell: str = "") -> AsyncResult | None:
+        """Run the cell on the engines.
+
+        It may hold whatever a cell of IPython may: magics, shell commands, await.
+        """
+        return self._run(cell, opt.parse(self.cell_px, line))
+
+    def _run(self, cell: str, args: argparse.Namespace) -> AsyncResult | None:
+        view = self._get_view()
+        targets = view.targets if args.targets is None else self._targets(view, args.targets)
+        block = bool(view.block) if args.block is None else args.block
+        if self.verbose if args.verbose is None else args.verbose:
+            print(f"{'Parallel' if block else 'Async parallel'} execution on engine(s): {_shown(targets)}")
+        result = view.execute(cell, silent=False, targets=targets, block=False)
+        result._fname = "%px"
+        self.last_result = result
+        if args.out:
+            self._user_names[args.out] = result
+        here = self._run_here(cell) if args.local else None
+        if not block:
+            return result
+        self._wait_and_show(result, args, interrupted=here is not None and here.ename == "KeyboardInterrupt")
+        if here is not None:
+            raise error.AlreadyDisplayedError(here)
+        return None
+
+    def _targets(self, view: DirectView, text: str) -> Any:
+        return opt.targets_of(text, view.client.ids, self._user_names)
+
+    @property
+    def _user_names(self) -> dict[str, Any]:
+        names: dict[str, Any] = self.shell.user_ns  # type: ignore[union-attr]
+        return names
+
+    def _run_here(self, cell: str) -> error.RemoteError | None:
+        """Run a cell in this process; return its error, which IPython has shown."""
+        outcome = self.shell.run_cell(cell)  # type: ignore[union-attr]
+        failure = outcome.error_before_exec or outcome.error_in_exec
+        return None if failure is None else error.RemoteError(type(failure).__name__, str(failure), "")
+
+    # ------------------------------------------------------------ waiting and showing
+
+    def _wait_and_show(self, result: AsyncResult, args: argparse.Namespace, interrupted: bool) -> None:
+        """Wait for `result` and show it. A Ctrl-C ends it on the engines, and is no error here.
+
+        Raises
+        ------
+        RemoteError
+            If a cell failed; `AlreadyDisplayedError` if that has been shown.
+        StillRunning
+            If it was interrupted, and engines have not ended it.
+        """
+        stream = self._streams if args.stream is None else args.stream
+        signal = args.signal or self.signal_on_interrupt
+        with result.stream_output() if stream else nullcontext():
+            if not interrupted:
+                try:
+                    self._wait(result, args.progress_after)
+                except KeyboardInterrupt:
+                    interrupted = True
+            if interrupted:
+                self._interrupt(result, signal)
+        if not result.done():
+            self._tell_left(result, signal)
+            return
+        result.display_outputs(args.groupby or "type", result_only=stream)
+        failure = result.exception()
+        if interrupted:
+            if failure is not None and not stream:
+                _print_error(failure)
+        elif failure is not None:
+            raise failure
+
+    @property
+    def _streams(self) -> bool:
+        if self.stream_output is None:
+            return not self._get_view().client._config.noninteractive
+        return self.stream_output
+
+    def _wait(self, result: AsyncResult, progress_after: float | None) -> None:
+        after = self.progress_after_seconds if progress_after is None else progress_after
+        if not result.wait(after) and after >= 0:
+            result.wait_interactive()
+
+    def _interrupt(self, result: AsyncResult, signal: str) -> None:
+        print(
+            f"Received Keyboard Interrupt. Sending signal {signal} to engines...", file=sys.stderr, flush=True
+        )
+        number = signal_number(signal)
+        if number:
+            interrupting.end(result, PATIENCE, number)
+
+    def _tell_left(self, result: AsyncResult, signal: str) -> None:
+        left = engines_text(task.engine for task in result._tasks if not task.done)
+        if not signal_number(signal):
+            print(f"{left}: at work still. %pxresult{self.suffix} waits for the output.", file=sys.stderr)
+            return
+        raise StillRunning(
+            f"{left}: not ended by signal {signal}. %pxwhere{self.suffix} shows what they do, "
+            f"%pxresult{self.suffix} waits for them; client.restart_engines() ends them in any case."
+        )
+
+    # ------------------------------------------------------------ the other magics
+
+    @opt.options(*opt.OUTPUT, *opt.FOLD)
+    def result(self, line: str = "") -> None:
+        """Wait for the last cell, and show what it printed, displayed and returned."""
+        args = opt.parse(self.result, line)
+        result = self.last_result
+        if result is None:
+            raise UsageError("%pxresult recalls last %px result, which has not yet been used.")
+        if args.out:
+            self._user_names[args.out] = result
+            return
+        self._wait(result, None)
+        result.display_outputs(args.groupby or "type")
+        failure = result.exception()
+        if failure is not None:
+            raise failure
+
+    @opt.options(*opt.EXECUTION, *opt.FOLD)
+    def pxconfig(self, line: str = "") -> None:
+        """Set what %px does when its options do not say it."""
+        args = opt.parse(self.pxconfig, line)
+        view = self._get_view()
+        if args.targets is not None:
+            view.targets = self._targets(view, args.targets)
+        if args.block is not None:
+            view.block = args.block
+        if args.stream is not None:
+            self.stream_output = args.stream
+        if args.verbose is not None:
+            self.verbose = args.verbose
+        if args.progress_after is not None:
+            self.progress_after_seconds = args.progress_after
+        if args.signal is not None:
+            self.signal_on_interrupt = args.signal
+        if args.fold is not None:
+            self.fold = args.fold
+
+    @opt.options(opt.TARGETS)
+    def pxwhere(self, line: str = "") -> Any:
+        """Show what the engines are doing at this moment."""
+        args = opt.parse(self.pxwhere, line)
+        view = self._get_view()
+        return view.where(None if args.targets is None else self._targets(view, args.targets))
+
+    def autopx(self, line: str = "") -> None:
+        """Switch between running cells here and running them on the engines.
+
+        >>> %autopx  # doctest: +SKIP
+        %autopx enabled
+        >>> print(engine_id)  # doctest: +SKIP
+        [stdout:0] 0
+        [stdout:1] 1
+        >>> %autopx  # doctest: +SKIP
+        %autopx disabled
+
+        Lines with parallel magics run here all the same.
+        """
+        switch = autopx.of_shell(self.shell)
+        if switch.active == self.suffix:
+            switch.active = None
+            print("%autopx disabled")
+        else:
+            self._get_view()
+            switch.active = self.suffix
+            print("%autopx enabled")
+
+
+def remove(shell: Any) -> None:
+    """Take all parallel magics out of `shell`."""
+    switch = autopx.of_shell(shell)
+    shell.input_transformers_cleanup.remove(switch)
+    for magics in shell.magics_manager.magics.values():
+        ours = [
+            name for name, magic in magics.items()
+            if isinstance(getattr(magic, "__self__", None), ParallelMagics)
+        ]  # fmt: skip
+        for name in ours:
+            del magics[name]
+
+
+def _shown(targets: Any) -> str:
+    if isinstance(targets, list) and len(targets) > LONG:
+        return ", ..., ".join([str(targets[:4])[:-1], str(targets[-4:])[1:]])
+    return str(targets)
+
+
+def _print_error(failure: BaseException) -> None:
+    lines = failure.render_traceback() if isinstance(failure, error.RemoteError) else [str(failure)]
+    print("\n".join(lines), file=sys.stderr)
