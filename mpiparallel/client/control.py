@@ -231,7 +231,7 @@ def _check_jobs(jobs: Any) -> list[Any]:
 
 def signal_number(sig: Any) -> int:
     """Return the number of a signal given by number or name."""
-    if isinstance(sig, str):
+    if isinstance(sig, str) and not sig.isdigit():
         name = sig.upper() if sig.upper().startswith("SIG") else f"SIG{sig.upper()}"
         try:
             return int(signal.Signals[name])

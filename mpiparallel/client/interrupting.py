@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mpiparallel.error import RemoteError, TaskAborted
 from mpiparallel.ranges import engines as engines_text
 from mpiparallel.wire.messages import Signal, Where
 from mpiparallel.wire.waits import Place
@@ -90,6 +91,27 @@ def end(result: AsyncResult, patience: float, number: int = signal.SIGINT) -> li
         if remaining and connection.gone is None and connection.lost is None:
             connection.ask(lambda query: Signal(remaining, int(number), query))
     return [task.engine for task in _left(result)]
+
+
+def how_it_ended(result: AsyncResult) -> str:
+    """Return what became of an interrupted cell: ``engines 0-2: interrupted; engine 3: finished``."""
+    ends: dict[str, list[int]] = {}
+    for task in result._tasks:
+        ends.setdefault(_end_of(task), []).append(task.engine)
+    return "; ".join(f"{engines_text(engines)}: {end}" for end, engines in ends.items())
+
+
+def _end_of(task: Task) -> str:
+    if not task.done:
+        return "still running"
+    failure = task.error()
+    if failure is None:
+        return "finished"
+    if isinstance(failure, TaskAborted):
+        return "not begun"
+    name = failure.ename if isinstance(failure, RemoteError) else type(failure).__name__
+    # Who waited in MPI for one that was interrupted was so as well.
+    return "interrupted" if name in ("KeyboardInterrupt", "PeerFailed") else name
 
 
 def _left(result: AsyncResult) -> list[Task]:

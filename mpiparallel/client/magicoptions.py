@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -186,6 +187,7 @@ def _value(part: ast.expr, ids: Sequence[int], names: Mapping[str, Any]) -> Any:
         return value
     if isinstance(value, bool):
         raise TypeError(f"{value} is no id")
-    if hasattr(value, "__index__"):
-        return value.__index__()
-    return [engine.__index__() for engine in value]
+    try:
+        return operator.index(value)
+    except TypeError:  # which arrays raise, too
+        return [operator.index(engine) for engine in value]

@@ -155,23 +155,27 @@ class ParallelMagics(Magics):
         """
         stream = self._streams if args.stream is None else args.stream
         signal = args.signal or self.signal_on_interrupt
-        with result.stream_output() if stream else nullcontext():
-            if not interrupted:
-                try:
-                    self._wait(result, args.progress_after)
-                except KeyboardInterrupt:
-                    interrupted = True
-            if interrupted:
+        try:
+            with result.stream_output() if stream else nullcontext():
+                if not interrupted:
+                    try:
+                        self._wait(result, args.progress_after)
+                    except KeyboardInterrupt:
+                        interrupted = True
+                if interrupted:
+                    self._interrupt(result, signal)
+            if result.done():
+                result.display_outputs(args.groupby or "type", result_only=stream)
+        except KeyboardInterrupt:  # while something was shown, perhaps much
+            interrupted = True
+            if not result.done():
                 self._interrupt(result, signal)
-        if not result.done():
-            self._tell_left(result, signal)
-            return
-        result.display_outputs(args.groupby or "type", result_only=stream)
-        failure = result.exception()
+            print(f"Not all output was shown: %pxresult{self.suffix} shows it.", file=sys.stderr)
         if interrupted:
-            if failure is not None and not stream:
-                _print_error(failure)
-        elif failure is not None:
+            self._tell_end(result, signal, shown=stream)
+            return
+        failure = result.exception()
+        if failure is not None:
             raise failure
 
     @property
@@ -193,14 +197,21 @@ class ParallelMagics(Magics):
         if number:
             interrupting.end(result, PATIENCE, number)
 
-    def _tell_left(self, result: AsyncResult, signal: str) -> None:
+    def _tell_end(self, result: AsyncResult, signal: str, shown: bool) -> None:
+        """Say what became of an interrupted cell, whose errors may have been shown."""
+        if result.done():
+            failure = result.exception()
+            if failure is not None and not shown:
+                _print_error(failure)
+            print(interrupting.how_it_ended(result), file=sys.stderr)
+            return
         left = engines_text(task.engine for task in result._tasks if not task.done)
         if not signal_number(signal):
             print(f"{left}: at work still. %pxresult{self.suffix} waits for the output.", file=sys.stderr)
             return
         raise StillRunning(
             f"{left}: not ended by signal {signal}. %pxwhere{self.suffix} shows what they do, "
-            f"%pxresult{self.suffix} waits for them; client.restart_engines() ends them in any case."
+            f"%pxresult{self.suffix} waits for them, client.restart_engines() ends them in any case."
         )
 
     # ------------------------------------------------------------ the other magics
