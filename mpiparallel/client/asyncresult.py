@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel import error
-from mpiparallel.client import display, progress
+from mpiparallel.client import display, progress, resultcards
 from mpiparallel.client.described import Described
 from mpiparallel.client.lightfuture import LightFuture
+from mpiparallel.client.looks import Card, Shown
 from mpiparallel.client.tasks import Task
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ FIRST_COMPLETED = concurrent.futures.FIRST_COMPLETED
 FIRST_EXCEPTION = concurrent.futures.FIRST_EXCEPTION
 
 
-class AsyncResult(Described, LightFuture):
+class AsyncResult(Shown, Described, LightFuture):
     """The results of one request, perhaps still to come; iterate over it, wait for it or await it.
 
     Everything in the tasks' metadata is an attribute and an item: ``ar.stdout``, ``ar["engine_id"]``.
@@ -78,6 +79,9 @@ class AsyncResult(Described, LightFuture):
         elif any(task.status != "ok" for task in self._tasks):
             state = "failed"
         return f"<{type(self).__name__}({self._fname}): {state}>"
+
+    def _card(self) -> Card:
+        return resultcards.result_card(self)
 
     def __await__(self) -> Any:
         return asyncio.wrap_future(self).__await__()

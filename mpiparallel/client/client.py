@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpiparallel import error
-from mpiparallel.client import activation, locate, waiting
+from mpiparallel.client import activation, cards, locate, waiting
 from mpiparallel.client.balanced import LoadBalancedView
 from mpiparallel.client.connection import Connection
 from mpiparallel.client.control import ControlMixin
 from mpiparallel.client.executor import ViewExecutor
 from mpiparallel.client.hubqueries import HubQueriesMixin
+from mpiparallel.client.looks import Card, Shown
 from mpiparallel.client.metadata import Metadata
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.client.views import BroadcastView, DirectView
@@ -23,7 +24,7 @@ _SSH = ("sshserver", "sshkey", "password", "paramiko")
 _IGNORED = ("ipython_dir", "context", "debug")  # IPython Parallel has them; they mean nothing here
 
 
-class Client(ControlMixin, HubQueriesMixin):
+class Client(Shown, ControlMixin, HubQueriesMixin):
     """A connection to a controller and its engines.
 
     >>> rc = ipp.Client()  # doctest: +SKIP
@@ -99,6 +100,9 @@ class Client(ControlMixin, HubQueriesMixin):
         where = f"{len(worlds)} world{'s' * (len(worlds) != 1)}, " if engines else ""
         count = f"{len(engines)} engine{'s' * (len(engines) != 1)}"
         return f"<Client: {count}, {where}controller on {self._connection.info.host}>"
+
+    def _card(self) -> Card:
+        return cards.client_card(self)
 
     # ------------------------------------------------------------ engines
 

@@ -110,9 +110,14 @@ class IOThread:
                 tracked.sent.clear()
         self._queue.append((message, size, tracked))
 
+    @property
+    def has_room(self) -> bool:
+        """Whether more can be queued at once."""
+        return len(self._queue) <= QUEUE_MESSAGES and self._queued_bytes <= QUEUE_BYTES
+
     def wait_for_room(self) -> None:
         """Wait while too much is queued."""
-        if (len(self._queue) <= QUEUE_MESSAGES and self._queued_bytes <= QUEUE_BYTES) or self.is_current():
+        if self.has_room or self.is_current():
             return
         with self._room:
             self._room.wait_for(

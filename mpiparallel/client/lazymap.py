@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel.client import resultcards
+from mpiparallel.client.looks import Card, Shown
 from mpiparallel.client.tasks import Task
 from mpiparallel.client.view_base import dump_function
 from mpiparallel.wire import objects
@@ -48,7 +50,7 @@ class _Sent:
             self.connection.abort(tasks)
 
 
-class LazyMapIterator(Iterator[Any]):
+class LazyMapIterator(Shown, Iterator[Any]):
     """The values of a map, whose sequences are read as its values are taken. Made by ``imap``."""
 
     def __init__(
@@ -80,6 +82,9 @@ class LazyMapIterator(Iterator[Any]):
 
     def __repr__(self) -> str:
         return f"<LazyMapIterator: {self._count} sent, {self._count - len(self._sent.tasks)} given>"
+
+    def _card(self) -> Card:
+        return resultcards.lazymap_card(self)
 
     # ------------------------------------------------------------ for users
 

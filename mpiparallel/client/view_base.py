@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel.client import functioncache, waiting
+from mpiparallel.client import cards, functioncache, waiting
 from mpiparallel.client.asyncresult import AsyncResult
+from mpiparallel.client.looks import Card, Shown
 from mpiparallel.client.tasks import History, Task, TaskMapping
 from mpiparallel.wire import objects
 from mpiparallel.wire.references import Reference
@@ -37,7 +38,7 @@ def dump_function(f: Any) -> list[Any]:
     return functioncache.dumps(f)
 
 
-class View:
+class View(Shown):
     """A way of running things on engines.
 
     Attributes
@@ -118,6 +119,9 @@ class View:
         if isinstance(self.targets, (list, tuple)) and len(self.targets) > 4:
             shown = f"[{', '.join(map(str, self.targets[:4]))}, ...]"
         return f"<{type(self).__name__} {shown}>"
+
+    def _card(self) -> Card:
+        return cards.view_card(self)
 
     # ------------------------------------------------------------ submitting
 

@@ -354,7 +354,7 @@ class FakeController:
                     "completed": 0,
                     "tasks": 0,
                 }
-                for number in header.engines
+                for number in header.engines or self.engines
             }
             value["unassigned"] = 0
         elif isinstance(header, Ask) and header.what == "result_status":
