@@ -1,7 +1,7 @@
 """`current_comm`: the communicator of just the ranks that run the task. The ranks' side of `gangs`.
 
 The couriers make it while user code runs, and keep it for the next task on the same ranks; so it costs a
-look into a table but for the first time.
+look into a table but for the first time. User code finds it under the name ``comm``, too (`Current.at_hand`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ ASK_AGAIN = 0.2  # seconds; a leader that dies forgets what it was asked
 LOOK_EVERY = 0.01  # seconds between looks at who has died
 
 Places = tuple[int, ...]
+
+
+class _Late:
+    """Stands for the communicator of the task that runs, in code that was not expected to use one."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._current.comm(), name)
 
 
 class _Kept:
@@ -67,6 +77,7 @@ class Current:
         self._failed: dict[Places, int] = {}  # the numbers of those that could not be made
         self._arrived = threading.Condition()
         executor.gang_comm = self.comm_of
+        executor.verbs.give_comm(self.at_hand)
 
     # ------------------------------------------------------------ user code
 
@@ -79,15 +90,31 @@ class Current:
 
     def comm_of(self, header: Submit) -> Any:
         """Return the communicator of the ranks that have a part in a request, in engine order."""
-        places = tuple(sorted(engine - self._first for engine in header.engines))
-        if len(places) == 1:
+        if len(header.engines) == 1:
             return MPI.COMM_SELF
+        places = tuple(sorted(engine - self._first for engine in header.engines))
         kept = self._kept.get(places)
         if kept is None or kept.comm is None:
             if list(places) == self._world.places:
                 return MPI.COMM_WORLD
             kept = self._wait(places)
         return kept.comm
+
+    def at_hand(self, header: Submit, certain: bool) -> Any:
+        """Return what the name ``comm`` gives in a request.
+
+        Parameters
+        ----------
+        certain
+            Whether user code is seen to use it. Otherwise a communicator that would have to be made, which
+            takes the couriers of all ranks, is made when it is asked for something.
+        """
+        n_engines, alive = len(header.engines), self._world.alive
+        if n_engines == len(alive) - (alive[0] < self._world.shift):
+            return MPI.COMM_WORLD
+        if n_engines > 1 and not certain:
+            return _Late(self)
+        return self.comm_of(header)
 
     def _wait(self, places: Places) -> _Kept:
         ask_at = 0.0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 import traceback
-import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from mpiparallel.engine.functions import FunctionCache
+from mpiparallel.engine.namespace import Namespace, UserModule
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.world import user_names
 from mpiparallel.error import RemoteError
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import Failure, Task
+from mpiparallel.wire.messages import Failure, Submit, Task
 from mpiparallel.wire.references import resolve
 
 MAX_TEXT = 64 << 10  # characters of an error's text, and of its traceback: headers are limited in size
@@ -51,11 +51,12 @@ class Verbs:
     ) -> None:
         self._engine_id, self._output = engine_id, output
         self._lacks, self._holding_interrupts = lacks, holding_interrupts
-        self.module = types.ModuleType("__main__", "The namespace of this engine.")
+        self.module = UserModule("__main__", "The namespace of this engine.")
         self.names = self.module.__dict__
         self.names.update(user_names(engine_id), __builtins__=__builtins__)
         sys.modules["__main__"] = self.module
-        self._namespace = objects.MainNamespace(self.names)
+        self._namespace = Namespace(self.names)
+        self._namespace.take_comm_back()
         self.functions = FunctionCache(self._namespace)
         self._shell: Any = None
         self.execution_count: int | None = None
@@ -67,6 +68,7 @@ class Verbs:
             return getattr(self, f"_{message.header.verb}")(message)
         finally:
             self._namespace.record = {}  # holds on to what the request brought
+            self._namespace.take_comm_back()
 
     def run_with(self, message: Task, comm: Any) -> Any:
         """Do what a Submit asks while ``comm`` is a gang's communicator in the namespace."""
@@ -81,6 +83,10 @@ class Verbs:
                 else:
                     self.names["comm"] = before
 
+    def give_comm(self, comm_at_hand: Callable[[Submit, bool], Any]) -> None:
+        """Take what gives each request its communicator."""
+        self._namespace.comm_at_hand = comm_at_hand
+
     # ------------------------------------------------------------ functions
 
     def _function(self, message: Task) -> Any:
@@ -94,14 +100,18 @@ class Verbs:
         return objects.loads(message.payload[message.header.function_frames :], self._namespace)
 
     def _apply(self, message: Task) -> Any:
-        function = resolve(self._function(message), self.names)
+        function = self._function(message)
+        self._namespace.lend_comm(message.header)
+        function = resolve(function, self.names)
         args, kwargs = self._arguments(message)
         args = [resolve(arg, self.names) for arg in args]
         kwargs = {name: resolve(arg, self.names) for name, arg in kwargs.items()}
         return function(*args, **kwargs)
 
     def _map(self, message: Task) -> list[Any]:
-        function = resolve(self._function(message), self.names)
+        function = self._function(message)
+        self._namespace.lend_comm(message.header)
+        function = resolve(function, self.names)
         chunks = [resolve(chunk, self.names) for chunk in self._arguments(message)]
         if not message.header.options.get("return_exceptions"):
             return list(map(function, *chunks))
@@ -120,6 +130,7 @@ class Verbs:
     def _execute(self, message: Task) -> dict[str, Any]:
         code = objects.loads(message.payload, self._namespace)
         silent = bool(message.header.options.get("silent", True))
+        self._namespace.lend_comm(message.header, code)
         shell = self.shell()
         if not silent:
             self._output.publish("execute_input", None, code)
@@ -164,6 +175,7 @@ class Verbs:
 
     def _pull(self, message: Task) -> Any:
         wanted = objects.loads(message.payload)
+        self._namespace.lend_comm(message.header, wanted if isinstance(wanted, str) else " ".join(wanted))
         if isinstance(wanted, str):
             return self._value(wanted)
         return [self._value(name) for name in wanted]

@@ -194,12 +194,11 @@ def _can_lose_ranks() -> bool:
 
 
 def user_names(engine_id: int) -> dict[str, Any]:
-    """Return what an engine's namespace holds from the start."""
+    """Return what an engine's namespace holds from the start; ``comm`` is a builtin (`namespace`)."""
     from mpi4py import MPI
 
     return {
         "MPI": MPI,
-        "comm": MPI.COMM_WORLD,
         "mpi_rank": MPI.COMM_WORLD.rank,
         "mpi_size": MPI.COMM_WORLD.size,
         "engine_id": engine_id,

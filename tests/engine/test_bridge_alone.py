@@ -123,10 +123,10 @@ class TestWhatUsersSee:
 
     def test_where(self, own):
         running = own[0].apply_async(keeping_the_gil(8))
-        blocked = own[1].apply_async(interactive(lambda: comm.recv(source=2)))  # noqa: F821
+        blocked = own[1].apply_async(interactive(lambda: MPI.COMM_WORLD.recv(source=2)))  # noqa: F821
         # A look at the first would interrupt its sleep.
         assert wait_until(lambda: [place.state for place in own.where([1, 2])] == ["blocked", "idle"], 5.0)
-        own[2].apply_sync(interactive(lambda: comm.send(7, 1)))  # noqa: F821
+        own[2].apply_sync(interactive(lambda: MPI.COMM_WORLD.send(7, 1)))  # noqa: F821
         assert blocked.get(timeout=10) == 7
         running.get(timeout=20)
 
