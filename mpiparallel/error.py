@@ -30,10 +30,9 @@ The names and the tree above `ConnectionRefused` are IPython Parallel's.
 from __future__ import annotations
 
 import builtins
-import re
 from typing import Any
 
-from mpiparallel.ranges import engines, ranges
+from mpiparallel import tracebacks
 
 TimeoutError = builtins.TimeoutError
 
@@ -97,11 +96,8 @@ class PeerFailed(EngineError):
     @classmethod
     def parse(cls, text: str) -> PeerFailed | None:
         """Return the error whose text this is; None if it is none."""
-        found = re.match(r"rank (\d+) failed: ", text)
-        if found is None:
-            return None
-        error, waiting, place = text[found.end() :].rpartition("; this rank was ")
-        return cls(int(found[1]), error, waiting[2:] + place) if waiting else cls(int(found[1]), place)
+        parts = tracebacks.parse_peer_failed(text)
+        return None if parts is None else cls(*parts)
 
 
 class DeadlockError(EngineError):
@@ -199,16 +195,15 @@ class RemoteError(KernelError):
         return f"<RemoteError[{engine}]:{self.ename}({self.evalue})>"
 
     def __str__(self) -> str:
-        return f"{_engine_label(self.engine_info)} {self.ename}: {self.evalue}"
+        return f"{tracebacks.engine_label(self.engine_info)} {self.ename}: {self.evalue}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.ename, self.evalue, self.traceback, self.engine_info)
 
     def render_traceback(self) -> list[str]:
-        """Return the lines of the remote traceback, the engine's label first."""
-        lines = [_engine_label(self.engine_info)]
-        lines.extend((self.traceback or f"{self.ename}: {self.evalue}").splitlines())
-        return lines
+        """Return the lines of the remote traceback; first engine, rank and host."""
+        entry = (self.ename, self.evalue, self.traceback, self.engine_info)
+        return tracebacks.Cause(entry, [self.engine_info.get("engine_id")], [self.engine_info]).full()
 
     def _render_traceback_(self) -> list[str]:
         """Make IPython show the engine's traceback instead of ours."""
@@ -223,7 +218,7 @@ class CompositeError(RemoteError):
     """Errors from several engines.
 
     It shows first what was the cause: of engines that only waited, in MPI calls, for one that failed there is
-    one line, and a deadlock of several is shown once.
+    one line, and what went wrong on several in the same way is shown once.
 
     Attributes
     ----------
@@ -247,13 +242,8 @@ class CompositeError(RemoteError):
         return f"<CompositeError({len(self.elist)})>"
 
     def __str__(self) -> str:
-        causes, waiting = _arrange(self.elist)
-        lines = [self.message]
-        for label, (ename, evalue, _, _) in causes[: self.tb_limit]:
-            lines.append(f"{label} {ename}: {evalue}")
-        if len(causes) > self.tb_limit:
-            lines.append(f".... {len(causes) - self.tb_limit} more exceptions ...")
-        return "\n".join([*lines, *waiting])
+        causes, waiting = tracebacks.arrange(self.elist)
+        return "\n".join([self.message, *tracebacks.summary(causes, waiting, self.tb_limit)])
 
     def _error(self, excid: int) -> RemoteError:
         try:
@@ -265,13 +255,8 @@ class CompositeError(RemoteError):
         """Return the lines of the first tracebacks, or of the one with index `excid`."""
         if excid is not None:
             return self._error(excid).render_traceback()
-        causes, waiting = _arrange(self.elist)
-        lines: list[str] = []
-        for label, error in causes[: self.tb_limit]:
-            lines += [label, *RemoteError(*error).render_traceback()[1:], ""]
-        if len(causes) > self.tb_limit:
-            lines.append(f"... {len(causes) - self.tb_limit} more exceptions ...")
-        return [*lines, *waiting]
+        causes, waiting = tracebacks.arrange(self.elist)
+        return tracebacks.render(causes, waiting, self.tb_limit)
 
     def print_traceback(self, excid: int | None = None) -> None:
         """Print all tracebacks, or the one with index `excid`."""
@@ -307,9 +292,7 @@ _BOTH: dict[str, type[RemoteError]] = {
 }
 
 
-def remote(
-    ename: str, evalue: str, traceback: str, engine_info: dict[str, Any] | None = None
-) -> RemoteError:
+def remote(ename: str, evalue: str, traceback: str, engine_info: dict[str, Any] | None = None) -> RemoteError:
     """Return the RemoteError of this name; those about dependencies and timeouts are of that class, too."""
     return _BOTH.get(ename, RemoteError)(ename, evalue, traceback, engine_info)
 
@@ -342,56 +325,7 @@ class AlreadyDisplayedError(RemoteError):
         self.original_error.print_traceback(excid)
 
 
-def _engine_label(info: dict[str, Any] | None) -> str:
-    if not info or "engine_id" not in info:
-        return "[Engine Exception]"
-    return f"[{info['engine_id']}:{info.get('method', 'apply')}]"
-
-
-_Entry = tuple[str, str, str, "dict[str, Any] | None"]
-_CELL_LINE = re.compile(r"(?:Cell In *\[\d+\], line |<ipython-input[^>]*>[:\", line]+|<cell line: )(\d+)")
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
-
-
-def _arrange(elist: list[_Entry]) -> tuple[list[tuple[str, _Entry]], list[str]]:
-    """Return the errors to show, each with its label, and lines about engines that only waited for others."""
-    shown: dict[object, tuple[_Entry, list[Any]]] = {}
-    waiting: dict[tuple[int, str, str], list[Any]] = {}
-    for index, entry in enumerate(elist):
-        peer = RemoteError(*entry).peer_failed
-        engine = (entry[3] or {}).get("engine_id")
-        if peer is not None and engine is not None:
-            waiting.setdefault((peer.rank, peer.error, peer.waiting), []).append(engine)
-        else:
-            same = entry[1] if entry[0] == "DeadlockError" and engine is not None else index
-            shown.setdefault(same, (entry, []))[1].append(engine)
-    causes = []
-    for entry, ids in shown.values():
-        label = _engine_label(entry[3] if len(ids) == 1 else {**(entry[3] or {}), "engine_id": ranges(ids)})
-        info = entry[3] or {}
-        if waiting and "rank" in info and len(ids) == 1:
-            label += f" rank {info['rank']} on {info.get('host', '?')}:"
-            lines = _CELL_LINE.findall(_COLOUR.sub("", entry[2]))
-            if lines:
-                entry = (entry[0], f"{entry[1]} (cell line {lines[-1]})", *entry[2:])
-        causes.append((label, entry))
-    return causes, [_waiting_text(*cause, ids, causes) for cause, ids in waiting.items()]
-
-
-def _waiting_text(
-    rank: int, error: str, waiting: str, ids: list[int], causes: list[tuple[str, _Entry]]
-) -> str:
-    text = f"{engines(ids)} {'was' if len(ids) == 1 else 'were'} waiting for "
-    known = [(info or {}).get("rank") for _, (_, _, _, info) in causes]
-    text += "it" if known == [rank] else f"rank {rank}"
-    if waiting:
-        text += f" {waiting.removeprefix('this rank was ')}"
-    return text if rank in known else f"{text}; rank {rank} failed: {error}"
-
-
-def collect_exceptions(
-    results_or_exceptions: list[Any], method: str = "unspecified"
-) -> list[Any]:
+def collect_exceptions(results_or_exceptions: list[Any], method: str = "unspecified") -> list[Any]:
     """Return the results, or raise one `CompositeError` with every exception among them.
 
     Nested composite errors are flattened. `TaskAborted` and other errors of ours that are not

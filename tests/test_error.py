@@ -232,9 +232,41 @@ def test_a_deadlock_is_shown_once():
     elist = [of_rank(rank, "DeadlockError", text) for rank in range(64)]
     assert str(CompositeError("m", elist)) == f"m\n[0-63:execute] DeadlockError: {text}"
     rendered = CompositeError("m", elist).render_traceback()
-    assert rendered[:2] == ["[0-63:execute]", "Traceback of 0"] and len(rendered) == 5
+    assert rendered[:2] == ["[0-63:execute] ranks 0-63 on 32 hosts:", "Traceback of 0"]
+    assert len(rendered) == 5
     alone = CompositeError("m", elist[:1])
     assert str(alone).splitlines()[1].startswith("[0:execute] DeadlockError")
+
+
+def test_what_failed_in_the_same_way_is_shown_once():
+    def failed(rank: int, evalue: str = "division by zero", number: int = 1) -> tuple:
+        text = f"\x1b[32mCell\x1b[39m In[{number}], line 2\n<object at 0x{rank:08x}>\nZeroDivisionError: {evalue}"
+        return of_rank(rank, "ZeroDivisionError", evalue, text)
+
+    elist = [failed(rank, number=rank % 2) for rank in range(6)]
+    elist[3] = failed(3, "something else")
+    raised = CompositeError("m", elist)
+    assert str(raised).splitlines()[1:] == [
+        "[0-2, 4-5:execute] ZeroDivisionError: division by zero",
+        "[3:execute] ZeroDivisionError: something else",
+    ]
+    assert raised.render_traceback() == [
+        "[0-2, 4-5:execute] ranks 0-2, 4-5 on node0, node1, node2:", *elist[0][2].splitlines(), "",
+        "[3:execute] rank 3 on node1:", *elist[3][2].splitlines(), "",
+    ]  # fmt: skip
+    assert raised.render_traceback(4) == ["[4:execute] rank 4 on node2:", *elist[4][2].splitlines()]
+    many = CompositeError("m", [failed(rank, f"bad {rank // 2}") for rank in range(20)])
+    assert many.render_traceback()[-1] == "... 12 more exceptions ..."
+
+
+def test_two_tasks_of_one_engine_are_not_made_into_one():
+    raised = CompositeError("m", [remote(1).args + ("same", info(1)), remote(1).args + ("same", info(1))])
+    assert str(raised).count("[1:apply] ValueError: bad") == 2
+
+
+def test_whom_others_waited_for_comes_first():
+    elist = [of_rank(0, "KeyError", "'a'"), of_rank(1, "ValueError", "bad input"), freed(2, 1)]
+    assert str(CompositeError("m", elist)).splitlines()[1].startswith("[1:execute]")
 
 
 def test_ipython_shows_the_remote_traceback():

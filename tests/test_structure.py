@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek"}
+BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks"}
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
     "cluster_manager", "cluster_record", "cluster_restart",
@@ -25,7 +25,8 @@ CLUSTER = {
 # What each part may import of the others; what is not named here may import anything.
 MAY_IMPORT = {
     "mpiparallel": set(),  # its names are loaded lazily
-    "error": {"ranges"},
+    "error": {"tracebacks"},
+    "tracebacks": {"ranges"},
     "ranges": set(),
     "peek": set(),
     "config": BASE,
