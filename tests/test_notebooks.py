@@ -1,4 +1,4 @@
-"""Every notebook of the examples runs in a kernel from its first cell to its last, and shows what it should."""
+"""Every notebook of the examples runs in a kernel from first to last cell, and shows what it should."""
 
 from __future__ import annotations
 
