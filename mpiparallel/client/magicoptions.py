@@ -115,7 +115,7 @@ def _joined(words: Sequence[str]) -> list[str]:
         is_targets = name == "-t" or (name.startswith("--t") and "--targets".startswith(name))
         if is_targets and (equals or rest):
             value = _unquoted(value if equals else rest.pop(0))
-            while rest and _open_brackets(value):
+            while rest and _goes_on(value):
                 value += f" {rest.pop(0)}"
             word = f"--targets={value}"
         elif equals and name.startswith("-"):
@@ -128,8 +128,9 @@ def _unquoted(word: str) -> str:
     return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
 
 
-def _open_brackets(text: str) -> bool:
-    return sum(map(text.count, "([{")) > sum(map(text.count, ")]}"))
+def _goes_on(text: str) -> bool:
+    """Whether an expression, as far as it is there, has no end yet."""
+    return text.endswith(",") or sum(map(text.count, "([{")) > sum(map(text.count, ")]}"))
 
 
 def targets_of(text: str, ids: Sequence[int], names: Mapping[str, Any]) -> Any:

@@ -155,8 +155,9 @@ class ParallelMagics(Magics):
         """
         stream = self._streams if args.stream is None else args.stream
         signal = args.signal or self.signal_on_interrupt
+        fold = self.fold if args.fold is None else args.fold
         try:
-            with result.stream_output() if stream else nullcontext():
+            with result.stream_output(fold) if stream else nullcontext():
                 if not interrupted:
                     try:
                         self._wait(result, args.progress_after)
@@ -165,7 +166,7 @@ class ParallelMagics(Magics):
                 if interrupted:
                     self._interrupt(result, signal)
             if result.done():
-                result.display_outputs(args.groupby or "type", result_only=stream)
+                result.display_outputs(args.groupby or "type", stream, fold)
         except KeyboardInterrupt:  # while something was shown, perhaps much
             interrupted = True
             if not result.done():
@@ -227,7 +228,7 @@ class ParallelMagics(Magics):
             self._user_names[args.out] = result
             return
         self._wait(result, None)
-        result.display_outputs(args.groupby or "type")
+        result.display_outputs(args.groupby or "type", fold=self.fold if args.fold is None else args.fold)
         failure = result.exception()
         if failure is not None:
             raise failure

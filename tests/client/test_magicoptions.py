@@ -62,6 +62,7 @@ def test_nothing():
         ('-t "all"', "targets", "all"),
         ("-t '[0, 2]'", "targets", "[0, 2]"),
         ("-t [0, 2] -a", "targets", "[0, 2]"),
+        ("-t 0:2, 3 -b", "targets", "0:2, 3"),
         ("-t -1", "targets", "-1"),
         ("-t -2: --local", "targets", "-2:"),
         ("-t ::2", "targets", "::2"),
