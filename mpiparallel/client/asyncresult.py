@@ -35,6 +35,8 @@ class AsyncResult(Shown, Described, LightFuture):
     Everything in the tasks' metadata is an attribute and an item: ``ar.stdout``, ``ar["engine_id"]``.
     """
 
+    _follower: progress.Follower | None = None  # the bar that is drawn while somebody waits
+
     def __init__(
         self,
         client: Client,
@@ -93,8 +95,11 @@ class AsyncResult(Shown, Described, LightFuture):
         if condition():
             return True
         self._client._connection.check_thread()
+        patience = None if timeout is None or timeout < 0 else timeout
+        if self._follower is not None:
+            return self._follower.wait(self._condition, condition, patience)
         with self._condition:
-            return self._condition.wait_for(condition, None if timeout is None or timeout < 0 else timeout)
+            return self._condition.wait_for(condition, patience)
 
     def wait(self, timeout: float | None = -1, return_when: str | None = None) -> Any:
         """Wait until all is done and return whether it is.
@@ -371,7 +376,11 @@ class AsyncResult(Shown, Described, LightFuture):
         widget: bool | None = None,
         return_when: str = ALL_COMPLETED,
     ) -> None:
-        """Wait, with a progress bar."""
+        """Wait, with a progress bar: a widget in a notebook, text in a terminal, lines in a log.
+
+        It says how much is done and at which rate, what failed, and what each engine has done or which are
+        not done. It moves every `interval` seconds; `return_when` is as for `wait`.
+        """
         progress.wait_interactive(self, interval, timeout, widget, return_when)
 
     def stream_output(self, fold: bool | None = None) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client import partition, waiting
+from mpiparallel.client import progress as bars
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.balancedmap import BalancedMapResult
 from mpiparallel.client.chunks import Chunks
@@ -135,6 +136,12 @@ class LoadBalancedView(View):
         """
         return self.client._engine_ids(self.targets)
 
+    def _present(self) -> list[int]:
+        """Return those of the engines that may be chosen which are there."""
+        targets = [self.targets] if isinstance(self.targets, int) else self.targets
+        there = list(self.client._connection.engines)
+        return [engine for engine in there if engine in targets] if isinstance(targets, list) else there
+
     def _snapshot(self) -> LoadBalancedView:
         """Return a view with the flags of this moment, for requests that are sent bit by bit."""
         return copy.copy(self)
@@ -187,6 +194,7 @@ class LoadBalancedView(View):
         ordered: bool = True,
         return_exceptions: bool = False,
         label: str | None = None,
+        progress: bool | None = None,
     ) -> Any:
         """Call `f` on the items of the sequences, `chunksize` of them in a task; return the values in order.
 
@@ -209,6 +217,9 @@ class LoadBalancedView(View):
         return_exceptions
             Return errors in the places of values instead of raising. Of gangs, an error stands in
             the places of all items of its chunk.
+        progress
+            Whether a map that blocks shows a progress bar; None: in IPython, when it takes more than two
+            seconds. Of others, `AsyncResult.wait_interactive` shows one.
         """
         assert sequences, "must have some sequences to map onto!"
         chunksize = _whole(chunksize, "chunksize", 1)
@@ -222,7 +233,8 @@ class LoadBalancedView(View):
             label=self.label if label is None else label,
         )  # fmt: skip
         if block:
-            return result.feed_and_get()
+            with bars.following(result, progress):
+                return result.feed_and_get()
         result.feed_in_background()
         return result
 
@@ -255,6 +267,8 @@ class LoadBalancedView(View):
         ordered: bool = True,
         max_outstanding: int | str = "auto",
         return_exceptions: bool = False,
+        progress: bool = False,
+        total: int | None = None,
     ) -> LazyMapIterator:
         """Return an iterator over the values of `f`; the sequences may be infinite.
 
@@ -275,14 +289,20 @@ class LoadBalancedView(View):
             short; 0: all of the sequences at once, which then must be finite.
         return_exceptions
             Return errors in the places of values instead of raising.
+        progress
+            Whether to show a progress bar, which counts the values that have been taken.
+        total
+            How many there will be, for the bar; by default the shortest length there is.
         """
         assert sequences, "must have some sequences to map onto!"
+        if total is None:
+            total = partition.shortest(sequences)
         if max_outstanding != "auto":
             max_outstanding = _whole(max_outstanding, "max_outstanding", 0)
         self._engines()
         return LazyMapIterator(
             self, f, zip(*sequences), ordered=ordered, max_outstanding=max_outstanding,  # noqa: B905
-            return_exceptions=return_exceptions,
+            return_exceptions=return_exceptions, progress=progress, total=total, name=name_of(f),
         )  # fmt: skip
 
     # ------------------------------------------------------------ the rest

@@ -19,6 +19,7 @@ from mpiparallel import error
 from mpiparallel.client.asyncresult import FIRST_EXCEPTION
 from mpiparallel.client.chunks import Chunks, Kept, Sizes, Tasks
 from mpiparallel.client.mapresult import AsyncMapResult
+from mpiparallel.client.tally import Tally
 from mpiparallel.client.tasks import Request, Task
 from mpiparallel.client.view_base import dump_function, name_of
 from mpiparallel.wire.frames import nbytes
@@ -70,7 +71,7 @@ class BalancedMapResult(AsyncMapResult):
         self._weight = 0
         self._finished: deque[int] = deque()  # chunks that are done and not absorbed
         self._under_way = 0
-        self._items_done = 0
+        self._counted = Tally()
         self._results: list[Any] = [None] * chunks.items
         self._absorbed = bytearray(len(chunks))
         self._order = array("L")  # chunks in the order of their arrival
@@ -78,7 +79,6 @@ class BalancedMapResult(AsyncMapResult):
         self._kept = Kept(len(chunks)) if len(chunks) > KEEP else None
         self._stopped: Exception | None = None  # why the chunks that are not sent never will be
         self._watching = 0  # threads that wait for less than all
-        self._any_failed = False
         self._blocking = False
         super().__init__(
             view.client, (), name_of(f), ordered=ordered, return_exceptions=return_exceptions, sizes=(),
@@ -89,6 +89,8 @@ class BalancedMapResult(AsyncMapResult):
         self._tasks = Tasks(len(chunks), self._task)  # type: ignore[assignment]
         self._sizes = Sizes(chunks)
         self._left = len(chunks)
+
+    _has_parts = False
 
     def _follow(self) -> None:
         """Listen to no task: they are made as they are sent."""
@@ -211,9 +213,8 @@ class BalancedMapResult(AsyncMapResult):
             self._finished.append(index)
             self._left -= 1
             self._under_way -= 1
-            self._items_done += last - first
+            self._counted.add(task, last - first)
             self._weight -= self._weights.pop(index, 0)
-            self._any_failed = self._any_failed or task.status != "ok"
             if self._left:
                 # Nobody is woken for nothing: that would cost more than the task itself.
                 if self._watching or (self._next < len(self._chunks) and self._has_room()):
@@ -274,6 +275,8 @@ class BalancedMapResult(AsyncMapResult):
             self._results[first:last] = [list(values) for values in zip(*task.value(), strict=True)]
         else:
             self._results[first:last] = task.value()
+            if self._return_exceptions:
+                self._counted.add_errors(self._results[first:last])
         if self._kept is not None and failure is None and not task.n_events:
             self._kept.note(index, task)
             del self._live[index]
@@ -334,7 +337,7 @@ class BalancedMapResult(AsyncMapResult):
 
     def _is_enough(self, return_when: str) -> bool:
         if return_when == FIRST_EXCEPTION:
-            return self._any_failed or self.done()
+            return bool(self._counted.failed) or self.done()
         return super()._is_enough(return_when)
 
     def __repr__(self) -> str:
@@ -380,7 +383,12 @@ class BalancedMapResult(AsyncMapResult):
     @property
     def progress(self) -> int:
         """How many items are done."""
-        return self._items_done
+        return self._counted.done
+
+    def _tally(self) -> Tally:
+        if self._return_exceptions:
+            self._absorb()  # errors are among the values
+        return self._counted.among(self._view._present())
 
     @property
     def msg_ids(self) -> list[str]:

@@ -47,14 +47,8 @@ class ControlMixin:
         return waiting.wait(self, jobs, timeout)  # type: ignore[arg-type]
 
     def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> bool:
-        """Wait as `wait` does, with a progress bar."""
-        if isinstance(jobs, AsyncResult):
-            result = jobs
-        else:
-            tasks = self._connection.outstanding() if jobs is None else self._tasks(jobs)
-            result = AsyncResult(self, tasks, "wait", owner=False)  # type: ignore[arg-type]
-        result.wait_interactive(interval, timeout)
-        return result.done()
+        """Wait as `wait` does, with a progress bar over all of the jobs."""
+        return waiting.wait_interactive(self, jobs, interval, timeout)  # type: ignore[arg-type]
 
     def _tasks(self, jobs: Any) -> list[Task]:
         return waiting.find_tasks(self, jobs)  # type: ignore[arg-type]

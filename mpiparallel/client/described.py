@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from mpiparallel.client.metadata import DEFAULTS
+from mpiparallel.client.tally import Tally
 from mpiparallel.client.tasks import Task
 
 
@@ -20,6 +21,7 @@ class Described:
     _tasks: list[Task]
     _sizes: Sequence[int]
     _single_result: bool
+    _has_parts: bool | None = None  # whether each engine has a part of its own
     done: Any
 
     def __dir__(self) -> list[str]:
@@ -51,6 +53,35 @@ class Described:
     def progress(self) -> int:
         """How many items are done."""
         return sum(size for task, size in zip(self._tasks, self._sizes, strict=True) if task.done)
+
+    def _tally(self) -> Tally:
+        """Return what is done, how much of it went wrong, and by whom."""
+        tally, left = Tally(), []
+        for task, size in zip(self._tasks, self._sizes, strict=True):
+            if task.done:
+                tally.add(task, size)
+                tally.add_errors(self._errors_of(task))
+            else:
+                left.append(task.engine)
+        if self._is_of_parts():
+            tally.left = left
+        return tally
+
+    def _errors_of(self, task: Task) -> Sequence[Any]:
+        """Return the errors among the items of a task that went well."""
+        return ()
+
+    def _is_of_parts(self) -> bool:
+        """Whether the client gave each engine a part of its own."""
+        if self._has_parts is None:
+            engines = {task.engine for task in self._tasks if task.request.ranks == 0}
+            self._has_parts = len(engines) == len(self._tasks)
+        return self._has_parts
+
+    @property
+    def _unit(self) -> str:
+        """What is counted."""
+        return "engine" if self._is_of_parts() else "task"
 
     def timedelta(
         self, start: Any, end: Any, start_key: Callable[..., Any] = min, end_key: Callable[..., Any] = max

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client import resultcards
 from mpiparallel.client.looks import Card, Shown
+from mpiparallel.client.progress import Follower
+from mpiparallel.client.tally import Tally
 from mpiparallel.client.tasks import Task
 from mpiparallel.client.view_base import dump_function
 from mpiparallel.wire import objects
@@ -35,6 +37,9 @@ class _Sent:
         self.tasks: dict[int, Task] = {}  # sent and not given to the user yet, by number
         self.finished: deque[Task] = deque()  # done, in the order of arrival
         self.changed = threading.Condition()
+        self.given = 0  # values that the user has been given
+        self.arrived = Tally()
+        self.follower: Follower | None = None
 
     def note(self, task: Task) -> None:
         """Note that a task is done. Called by the I/O thread."""
@@ -42,8 +47,21 @@ class _Sent:
             self.finished.append(task)
             self.changed.notify_all()
 
+    def tally(self) -> Tally:
+        """Return what has been given, and what has arrived of each engine."""
+        tally = self.arrived.among(())
+        tally.done = self.given
+        return tally
+
+    def close_bar(self, complete: bool = False) -> None:
+        """Let the bar, if there is one, say how far it came; `complete`: that was all there is."""
+        if self.follower is not None:
+            self.follower.close(complete)
+            self.follower = None
+
     def abort(self) -> None:
         """Take what has not begun out of the queues; results that still come are passed over."""
+        self.close_bar()
         tasks = [task for task in list(self.tasks.values()) if not task.done]
         self.tasks.clear()
         if tasks and self.connection.gone is None:
@@ -62,6 +80,9 @@ class LazyMapIterator(Shown, Iterator[Any]):
         ordered: bool,
         max_outstanding: int | str,
         return_exceptions: bool,
+        progress: bool = False,
+        total: int | None = None,
+        name: str = "imap",
     ) -> None:
         self._view = view._snapshot()
         self._function = dump_function(f)
@@ -70,7 +91,6 @@ class LazyMapIterator(Shown, Iterator[Any]):
         self._problem: BaseException | None = None  # what the inputs raised
         self._request: Any = None
         self._count = 0  # tasks sent
-        self._given = 0  # values given to the user, when they are given in order
         self._under_way = 0  # tasks sent that are not known to be done
         self._seconds: float | None = None  # how long a task takes, about
         self._arrived: dict[int, Task] = {}  # done, and not given yet, in the order of arrival
@@ -78,6 +98,8 @@ class LazyMapIterator(Shown, Iterator[Any]):
         # A finalizer and not __del__, so that it is called at most once, and without the iterator.
         self._finalizer = weakref.finalize(self, _Sent.abort, self._sent)
         self._finalizer.atexit = False
+        if progress:
+            self._sent.follower = Follower(self._sent.tally, total, name, any_thread=True)
         self._top_up()
 
     def __repr__(self) -> str:
@@ -92,6 +114,8 @@ class LazyMapIterator(Shown, Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
+        if self._sent.follower is not None:
+            self._sent.follower.tick()
         self._take_finished()
         self._top_up()
         while (task := self._next_task()) is None:
@@ -100,7 +124,7 @@ class LazyMapIterator(Shown, Iterator[Any]):
             self._wait()
             self._take_finished()
             self._top_up()
-        self._given += 1
+        self._sent.given += 1
         del self._sent.tasks[task.number], self._arrived[task.number]
         failure = task.error()
         if failure is None:
@@ -125,6 +149,14 @@ class LazyMapIterator(Shown, Iterator[Any]):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def bar(self) -> Any:
+        """The progress bar, with the interface of tqdm's; None without ``progress=True``, or at the end.
+
+        >>> values.bar.set_description("solve, best so far 0.12")  # doctest: +SKIP
+        """
+        return None if self._sent.follower is None else self._sent.follower.bar
 
     # ------------------------------------------------------------ sending
 
@@ -182,6 +214,7 @@ class LazyMapIterator(Shown, Iterator[Any]):
         while finished:
             task = finished.popleft()
             self._under_way -= 1
+            self._sent.arrived.add(task)
             if task.number in self._sent.tasks:
                 self._arrived[task.number] = task
             if task.started is not None and task.completed is not None:
@@ -191,13 +224,16 @@ class LazyMapIterator(Shown, Iterator[Any]):
 
     def _next_task(self) -> Task | None:
         if self._ordered:
-            return self._arrived.get(self._given)
+            return self._arrived.get(self._sent.given)
         return next(iter(self._arrived.values()), None)
 
     def _wait(self) -> None:
         """Wait until a task is done."""
         sent = self._sent
         sent.connection.check_thread()
+        if sent.follower is not None:
+            sent.follower.wait(sent.changed, lambda: sent.finished, None)
+            return
         with sent.changed:
             sent.changed.wait_for(lambda: sent.finished)
 
@@ -205,6 +241,7 @@ class LazyMapIterator(Shown, Iterator[Any]):
         problem, self._problem = self._problem, None
         self._inputs = None
         self._finalizer.detach()
+        self._sent.close_bar(complete=problem is None)
         if problem is not None:
             raise problem
         raise StopIteration

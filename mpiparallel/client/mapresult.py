@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel import error
 from mpiparallel.client import partition
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.tasks import Task
@@ -40,6 +41,7 @@ class AsyncMapResult(AsyncResult):
         self._dist = dist
         self.ordered = ordered
         self._itemwise = itemwise
+        self._errors: dict[str, list[Any]] = {}  # among items that are done, by task
         super().__init__(client, tasks, fname, **options)
 
     def _make_result(self) -> Any:
@@ -50,6 +52,15 @@ class AsyncMapResult(AsyncResult):
             for task, value, size in zip(self._tasks, self._values(), self._sizes, strict=True)
         ]
         return partition.join_items(parts, self._dist)
+
+    _unit = "item"
+
+    def _errors_of(self, task: Task) -> Sequence[Any]:
+        if not self._return_exceptions or not self._itemwise or task.error() is not None:
+            return ()
+        if task.msg_id not in self._errors:
+            self._errors[task.msg_id] = [one for one in task.value() if isinstance(one, error.RemoteError)]
+        return self._errors[task.msg_id]
 
     def _iterate(self) -> Iterator[Any]:
         if not self.ordered:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -162,6 +163,12 @@ def listed(sequence: Any) -> Any:
 def head(sequence: Any, count: int) -> Any:
     """Return the first `count` items."""
     return sequence if len(sequence) == count else _sliceable(sequence)[:count]
+
+
+def shortest(sequences: Sequence[Any]) -> int | None:
+    """Return the least length of those that have one, be it a hint; None: nobody knows."""
+    hints = [operator.length_hint(sequence, -1) for sequence in sequences]
+    return min((hint for hint in hints if hint >= 0), default=None)
 
 
 def first_item(part: Any) -> Any:

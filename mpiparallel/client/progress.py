@@ -1,131 +1,220 @@
-"""Progress bars: for results, and for engines that are on their way."""
+"""Progress bars over results that somebody waits for.
+
+Bars are drawn by the thread that waits: a `Follower` wakes it now and then. Drawing never happens in the I/O
+thread, and never under a lock that it takes.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from mpiparallel.client.bars import draw, make_bar, mark_as_failed, set_total
+from mpiparallel.client.bars import paused as paused
 from mpiparallel.client.executereply import get_ipython
+from mpiparallel.client.tally import Tally
+from mpiparallel.config import noninteractive
 
 if TYPE_CHECKING:
     from mpiparallel.client.asyncresult import AsyncResult
 
+AFTER = 2.0  # seconds that a map takes before it gets a bar by itself
+INTERVAL = 0.1  # ... between looks
+CLOCK = 0.5  # ... after which a bar is drawn although nothing has changed but the time
+SHARE = 10  # looking takes at most one part in so many of the waiting thread's time
 
-def make_bar(widget: bool | None = None, **options: Any) -> Any:
-    """Return a tqdm bar: a widget in a notebook, else text.
+# Engines that run one cell end together: a rate would say nothing.
+WITHOUT_RATE = "{l_bar}{bar}| {n_fmt}/{total_fmt} engines [{elapsed}{postfix}]"
+
+
+class Follower:
+    """A bar that shows how far some work is, while one thread waits for it.
 
     Parameters
     ----------
-    widget
-        True or False to have one or not; None: where there is a notebook.
-    **options
-        For tqdm.
+    count
+        Returns what is done by now.
+    total
+        How many items there are; None: nobody knows.
+    desc, unit, widget
+        As for `make_bar`.
+    interval
+        Seconds between looks.
+    after
+        Seconds until the bar is shown, if the work is not done by then.
+    leave
+        Whether the bar stays when the work is done.
+    age
+        For how many seconds the work has been under way.
+    any_thread
+        Whether other threads than this one may draw, where it is known that only one waits.
     """
-    shell = get_ipython()
-    if widget is None:
-        widget = shell is not None and getattr(shell, "kernel", None) is not None
-    if widget:
+
+    def __init__(
+        self,
+        count: Callable[[], Tally],
+        total: int | None,
+        desc: str,
+        unit: str = "task",
+        *,
+        widget: bool | None = None,
+        interval: float = INTERVAL,
+        after: float = 0.0,
+        leave: bool = True,
+        age: float = 0.0,
+        any_thread: bool = False,
+    ) -> None:
+        self._count, self._interval, self._widget = count, max(0.01, interval), widget
+        self._thread = None if any_thread else threading.get_ident()
+        self._options: dict[str, Any] = {"total": total, "desc": desc, "unit": unit, "leave": leave}
+        if unit == "engine":
+            self._options["bar_format"] = WITHOUT_RATE
+        self._began = time.time() - age
+        self._shown: tuple[int, int | None, str] = (-1, None, "")
+        self._drawn = 0.0
+        self._next = time.monotonic() + after
+        self._failed = False
+        self.bar: Any = None
+        if not after:
+            self.tick()
+
+    def wait(
+        self, condition: threading.Condition, predicate: Callable[[], Any], timeout: float | None
+    ) -> bool:
+        """Wait for `condition` until `predicate` holds, and draw meanwhile; return whether it does."""
+        mine = self._thread in (None, threading.get_ident())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            rest = None if deadline is None else max(0.0, deadline - now)
+            if mine:
+                rest = self.until_next() if rest is None else min(rest, self.until_next())
+            with condition:
+                found = condition.wait_for(predicate, rest)
+            if mine:
+                self.tick()
+            if found or (deadline is not None and time.monotonic() >= deadline):
+                return bool(found)
+
+    def until_next(self) -> float:
+        """Return the seconds until the next look."""
+        return max(0.0, self._next - time.monotonic())
+
+    def tick(self) -> None:
+        """Draw the bar, if it is time to."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._draw(now)
+        self._next = now + max(self._interval, SHARE * (time.monotonic() - now))
+
+    def _draw(self, now: float, last: bool = False) -> None:
+        if self.bar is None:
+            self.bar = make_bar(self._widget, **self._options)
+            self.bar.start_t = self._began
+        tally, bar = self._count(), self.bar
+        words = tally.words()
+        shown = (tally.done, bar.total, words)
+        if shown == self._shown and not last and now - self._drawn < CLOCK:
+            return
+        self._shown, self._drawn = shown, now
+        if tally.n_failed and not self._failed:
+            self._failed = True
+            mark_as_failed(bar)
+        bar.n = tally.done
+        bar.set_postfix_str(words, refresh=False)
+        draw(bar)
+
+    def close(self, complete: bool = False) -> None:
+        """Draw the bar for the last time; `complete`: what is done by now is all there was."""
+        bar = self.bar
+        if bar is None or bar.disable:
+            return
         try:
-            import ipywidgets  # noqa: F401
-            from tqdm.notebook import tqdm as bar
+            if complete and bar.total is not None:
+                set_total(bar, self._count().done)
+            self._draw(time.monotonic(), last=True)
+        finally:
+            bar.close()
 
-            return bar(**options)
-        except ImportError:
-            pass  # without ipywidgets a notebook shows the text bar
-    from tqdm import tqdm
 
-    return tqdm(**{"file": sys.stdout, **options})
+def follower_of(result: AsyncResult, **options: Any) -> Follower:
+    """Return a bar over `result`."""
+    age = result.elapsed if len(result._tasks) else 0.0
+    return Follower(result._tally, len(result), result._fname, result._unit, age=age, **options)
 
 
 @contextmanager
-def paused(unfinished: str = "") -> Iterator[None]:
-    """Hide this process's text bars while the caller prints; do nothing where there are none.
+def attached(result: AsyncResult, follower: Follower) -> Iterator[None]:
+    """Let `follower` draw whenever this thread waits for `result`, until the end of the context."""
+    before, result._follower = result._follower, follower
+    try:
+        yield
+    finally:
+        result._follower = before
+        follower.close()
 
-    Only one thread at a time is inside. Bars that the user has made with tqdm are hidden as well.
+
+@contextmanager
+def following(result: AsyncResult, wanted: bool | None) -> Iterator[None]:
+    """Show a bar while the caller waits for `result`.
 
     Parameters
     ----------
-    unfinished
-        What stands on the last line of the screen afterwards, if that line is not finished: bars are drawn
-        below it, and the next who prints goes on behind it, where the terminal can do that.
+    result
+        What is waited for.
+    wanted
+        Whether to; None: in IPython, if it takes more than two seconds, and not for good.
     """
-    tqdm = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
-    if tqdm is None or not tqdm._instances:
-        yield
-        return
-    with tqdm.get_lock():
-        bars = [bar for bar in tqdm._instances if _is_on_screen(bar)]
-        for bar in bars:
-            bar.clear(nolock=True)
-        _line.go_back(bars)
-        try:
+    if wanted:
+        with attached(result, follower_of(result)):
             yield
-        finally:
-            bars = [bar for bar in tqdm._instances if _is_on_screen(bar)]
-            _line.leave(unfinished, bars)
-            for bar in bars:
-                bar.refresh(nolock=True)
+    elif wanted is None and _somebody_looks_on():
+        with attached(result, follower_of(result, after=AFTER, leave=False)):
+            yield
+    else:
+        yield
 
 
-def _is_on_screen(bar: Any) -> bool:
-    """Whether a bar of tqdm's is drawn with text where others print, too."""
-    if getattr(bar, "disable", True) or bar.gui or not hasattr(bar, "last_print_t"):
-        return False  # closed, a widget, or not drawn yet
-    return bool(bar.fp == sys.stdout or bar.fp == sys.stderr)
+def _somebody_looks_on() -> bool:
+    return (
+        get_ipython() is not None
+        and not noninteractive()
+        and threading.current_thread() is threading.main_thread()
+    )
 
 
-class _Line:
-    """The unfinished line above the bars, if there is one."""
+def iterate(result: AsyncResult) -> Iterator[Any]:
+    """Yield the items of `result`, with a bar that counts them."""
+    given = 0
 
-    def __init__(self) -> None:
-        self._bars: set[int] = set()  # that were drawn below it
-        self._column = 0
+    def count() -> Tally:
+        tally = result._tally()
+        tally.done = given
+        return tally
 
-    def leave(self, text: str, bars: list[Any]) -> None:
-        """Go to the next line, for `bars`, if `text` stands on this one."""
-        self._bars = set()
-        if not text or not bars:
-            return
-        from tqdm.utils import disp_len
-
-        print(flush=True)
-        width = shutil.get_terminal_size().columns
-        self._column = disp_len(text.rsplit("\n", 1)[-1].rsplit("\r", 1)[-1]) % max(1, width)
-        if self._column and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            self._bars = set(map(id, bars))
-
-    def go_back(self, bars: list[Any]) -> None:
-        """Go to the end of the line, if all is still where it was."""
-        if self._bars and self._bars == set(map(id, bars)):
-            sys.stdout.write(f"\x1b[A\x1b[{self._column}C")
-        self._bars = set()
-
-
-_line = _Line()
+    follower = Follower(count, len(result), result._fname, result._unit)
+    with attached(result, follower):
+        for item in result:
+            given += 1
+            follower.tick()
+            yield item
 
 
 def wait_interactive(
     result: AsyncResult, interval: float, timeout: float | None, widget: bool | None, return_when: str
 ) -> None:
     """Wait for `result` with a bar that moves every `interval` seconds."""
-    deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-    bar = make_bar(widget, total=len(result), unit="tasks", desc=result._fname)
-    try:
-        while True:
-            rest = interval if deadline is None else min(interval, max(0.0, deadline - time.monotonic()))
-            enough = result._wait_until(lambda: result._is_enough(return_when), rest)
-            bar.update(result.progress - bar.n)
-            if enough or (deadline is not None and time.monotonic() >= deadline):
-                return
-    finally:
-        bar.close()
+    result._is_enough(return_when)  # complains about words that mean nothing
+    enough = result.done if return_when == ALL_COMPLETED else lambda: result._is_enough(return_when)
+    with attached(result, follower_of(result, interval=interval, widget=widget)):
+        result._wait_until(enough, timeout)
 
 
 def wait_for_tracker(tracker: zmq.MessageTracker, timeout: float | None) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client import cards, functioncache, waiting
+from mpiparallel.client import progress as bars
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.looks import Card, Shown
 from mpiparallel.client.tasks import History, Task, TaskMapping
@@ -208,8 +209,13 @@ class View(Shown):
         return self.map(f, *sequences, block=True, **options)
 
     def imap(self, f: Any, *sequences: Any, **options: Any) -> Iterator[Any]:
-        """Return an iterator over the values of `map`, which gives them as they come, in order."""
-        return iter(self.map_async(f, *sequences, **options))
+        """Return an iterator over the values of `map`, which gives them as they come, in order.
+
+        With ``progress=True``, a progress bar counts the values that have been taken.
+        """
+        progress = options.pop("progress", False)
+        result = self.map_async(f, *sequences, **options)
+        return bars.iterate(result) if progress else iter(result)
 
     # ------------------------------------------------------------ decorators
 
@@ -246,7 +252,7 @@ class View(Shown):
 
     def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> bool:
         """Wait as `wait` does, with a progress bar."""
-        return self.client.wait_interactive(self.outstanding if jobs is None else jobs, interval, timeout)
+        return waiting.wait_interactive(self.client, jobs, interval, timeout, owner=self._token)
 
     def get_result(
         self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = False

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client import interrupting, partition
+from mpiparallel.client import progress as bars
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.imports import sync_imports
 from mpiparallel.client.mapresult import AsyncMapResult
@@ -187,6 +188,7 @@ class DirectView(View):
         return_exceptions: bool = False,
         label: str | None = None,
         chunksize: int | None = None,
+        progress: bool | None = None,
     ) -> Any:
         """Call `f` on the items of the sequences, each engine on one block; return the values in order.
 
@@ -205,6 +207,9 @@ class DirectView(View):
             Return errors in the places of values instead of raising.
         chunksize
             Ignored: an engine gets one chunk.
+        progress
+            Whether a map that blocks shows a progress bar; None: in IPython, when it takes more than two
+            seconds. Of others, `AsyncResult.wait_interactive` shows one.
         """
         if chunksize is not None:
             warnings.warn(
@@ -213,7 +218,7 @@ class DirectView(View):
         assert sequences, "must have some sequences to map onto!"
         return self._map(
             f, sequences, "b", block=block, track=track, return_exceptions=return_exceptions,
-            label=self.label if label is None else label,
+            label=self.label if label is None else label, progress=progress,
         )  # fmt: skip
 
     def _map(
@@ -227,6 +232,7 @@ class DirectView(View):
         return_exceptions: bool = False,
         label: str | None = None,
         ordered: bool = True,
+        progress: bool | None = None,
     ) -> Any:
         engines, _ = self._resolve()
         block = self._blocks(block)
@@ -249,7 +255,10 @@ class DirectView(View):
             self.client, tasks, name_of(f), dist=dist, ordered=ordered,
             return_exceptions=return_exceptions, sizes=[len(chunk[0]) for chunk in chunks],
         )  # fmt: skip
-        return self._finish(result, block)
+        if not block:
+            return result
+        with bars.following(result, progress):
+            return result.get()
 
     def _apply_parts(self, f: Any, sequences: Sequence[Any], dist: str, *, ordered: bool) -> Any:
         """Call `f` on each engine once, with its parts of the sequences, and join what comes back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ALL_COMPLETED, Future
 from concurrent.futures import wait as wait_for_futures
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ from mpiparallel import error
 from mpiparallel.client import progress
 from mpiparallel.client.asyncresult import AsyncResult
 from mpiparallel.client.executereply import get_ipython
+from mpiparallel.client.tally import Tally
 from mpiparallel.client.tasks import Task
+from mpiparallel.config import noninteractive
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
@@ -30,16 +32,21 @@ def wait_for_engines(
     if not block:
         return _in_background(client, n, timeout)
     if interactive is None:
-        interactive = get_ipython() is not None and not client._config.noninteractive
-    if not interactive:
+        interactive = get_ipython() is not None and not noninteractive()
+    if not interactive or len(client) >= n:
         _wait(client, n, timeout, None)
         return None
-    if len(client) < n:
-        bar = progress.make_bar(widget, total=n, unit="engine", initial=len(client), desc="engines")
-        try:
-            _wait(client, n, timeout, bar)
-        finally:
-            bar.close()
+
+    def count() -> Tally:
+        tally = Tally()
+        tally.done = len(client)
+        return tally
+
+    follower = progress.Follower(count, n, "engines", "engine", widget=widget)
+    try:
+        _wait(client, n, timeout, follower)
+    finally:
+        follower.close()
     return None
 
 
@@ -59,26 +66,34 @@ def _in_background(client: Client, n: int, timeout: float) -> Future[None]:
     return future
 
 
-def _wait(client: Client, n: int, timeout: float, bar: Any) -> None:
+def _wait(client: Client, n: int, timeout: float, follower: progress.Follower | None) -> None:
     connection = client._connection
     deadline = time.monotonic() + timeout if timeout >= 0 else None
     left = dict(connection.departed)
-    with connection.changed:
-        while True:
-            connection.check()
-            ready = len(connection.engines)
-            if bar is not None:
-                bar.update(ready - bar.n)
-            if ready >= n:
+    while True:
+        with connection.changed:
+            if _are_there(client, n, left):
                 return
-            for engine, reason in connection.departed.items():
-                if engine not in left:
-                    raise error.EngineError(f"engine {engine} left while we waited for {n} engines: {reason}")
-            _check_cluster(client, n)
-            rest = None if deadline is None else deadline - time.monotonic()
-            if rest is not None and rest <= 0:
+            rest = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if rest <= 0:
+                ready = len(connection.engines)
                 raise TimeoutError(f"{n} engines not ready in {timeout:g} seconds. Currently ready: {ready}")
-            connection.changed.wait(1.0 if rest is None else min(1.0, rest))
+            connection.changed.wait(rest if follower is None else min(rest, follower.until_next()))
+        if follower is not None:  # not under the lock, which the I/O thread takes
+            follower.tick()
+
+
+def _are_there(client: Client, n: int, left: Mapping[int, str]) -> bool:
+    """Whether there are `n` engines; raise EngineError if one has left, other than those that had before."""
+    connection = client._connection
+    connection.check()
+    if len(connection.engines) >= n:
+        return True
+    for engine, reason in connection.departed.items():
+        if engine not in left:
+            raise error.EngineError(f"engine {engine} left while we waited for {n} engines: {reason}")
+    _check_cluster(client, n)
+    return False
 
 
 def _check_cluster(client: Client, n: int) -> None:
@@ -131,17 +146,61 @@ def _feeding(client: Client, owner: object) -> list[Any]:
 
 def wait(client: Client, jobs: Any, timeout: float, owner: object = None) -> bool:
     """Do what `Client.wait` says; without `jobs`, for all of `owner`, a view's token, if there is one."""
-    futures: list[Future[Any]] = []
-    if jobs is None:
-        tasks = client._connection.outstanding()
-        if owner is not None:
-            tasks = [task for task in tasks if task.request.owner is owner]
-        futures.extend(_feeding(client, owner))
-    else:
-        tasks = _split_futures(client, jobs, futures)
-    result = AsyncResult(client, tasks, "wait", owner=False)
-    everything: set[Any] = {result, *futures}
+    everything = _find(client, jobs, owner)
     return not wait_for_futures(everything, None if timeout < 0 else timeout, ALL_COMPLETED).not_done
+
+
+def wait_interactive(
+    client: Client, jobs: Any, interval: float, timeout: float, owner: object = None
+) -> bool:
+    """Do what `Client.wait_interactive` says; `owner` as for `wait`."""
+    everything = _find(client, jobs, owner)
+    results = [one for one in everything if isinstance(one, AsyncResult)]
+    if len(results) == len(everything) == 1:
+        results[0].wait_interactive(interval, timeout)
+        return results[0].done()
+    others = [one for one in everything if not isinstance(one, AsyncResult)]
+
+    def count() -> Tally:
+        tally = Tally.sum(result._tally() for result in results)
+        for future in others:
+            tally.add_future(future)
+        return tally
+
+    deadline = None if timeout < 0 else time.monotonic() + timeout
+    follower = progress.Follower(count, sum(map(len, results)) + len(others), "wait", interval=interval)
+    try:
+        left: set[Any] = set(everything)
+        while left:
+            rest = follower.until_next()
+            if deadline is not None:
+                rest = min(rest, max(0.0, deadline - time.monotonic()))
+            left = wait_for_futures(left, rest, ALL_COMPLETED).not_done
+            follower.tick()
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+        return not left
+    finally:
+        follower.close()
+
+
+def _find(client: Client, jobs: Any, owner: object) -> list[Any]:
+    """Return futures that together are `jobs`, or all that is not done (of one view)."""
+    futures: list[Future[Any]] = []
+    if jobs is not None:
+        tasks = _split_futures(client, jobs, futures)
+    else:
+        maps = _feeding(client, owner)
+        futures.extend(maps)
+        inside = {result._request for result in maps}
+        tasks = [
+            task
+            for task in client._connection.outstanding()
+            if (owner is None or task.request.owner is owner) and task.request not in inside
+        ]
+    if tasks or not futures:
+        futures.append(AsyncResult(client, tasks, "wait", owner=False))
+    return list(dict.fromkeys(futures))
 
 
 def _split_futures(client: Client, jobs: Any, futures: list[Future[Any]]) -> list[Task]:

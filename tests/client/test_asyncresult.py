@@ -329,10 +329,10 @@ def test_progress_bars(fake, client, capsys):
     fake.paused.set()
     result = client[:].map_async(abs, range(10))
     result.wait_interactive(interval=0.01, timeout=0.05, widget=False)
-    assert "0/10" in capsys.readouterr().out
+    assert "0/10" in capsys.readouterr().err
     fake.release(client)
     result.wait_interactive(widget=False)
-    assert "10/10" in capsys.readouterr().out
+    assert "10/10" in capsys.readouterr().err
     result.wait_interactive(widget=False, return_when=ipp.FIRST_EXCEPTION)
     assert client.wait_interactive() is True
 
