@@ -17,6 +17,7 @@ from mpiparallel import error
 from mpiparallel.client import autopx, interrupting
 from mpiparallel.client import magicoptions as opt
 from mpiparallel.client.control import signal_number
+from mpiparallel.config import noninteractive
 from mpiparallel.ranges import engines as engines_text
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class ParallelMagics(Magics):
     @property
     def _streams(self) -> bool:
         if self.stream_output is None:
-            return not self._get_view().client._config.noninteractive
+            return not noninteractive()
         return self.stream_output
 
     def _wait(self, result: AsyncResult, progress_after: float | None) -> None:
