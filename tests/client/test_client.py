@@ -206,7 +206,7 @@ def test_waiting_for_engines(fake, client):
 def test_waiting_shows_a_bar(fake, client, capsys):
     threading.Timer(0.1, fake.add_engine, [4]).start()
     client.wait_for_engines(5, timeout=5, interactive=True, widget=False)
-    assert "5/5" in capsys.readouterr().out
+    assert "5/5" in capsys.readouterr().err
 
 
 def test_waiting_in_vain(fake, client):
