@@ -24,7 +24,9 @@ from mpiparallel import cluster_engines, connection_file
 from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
 from mpiparallel.cluster_controller import ControllerKeeper
+from mpiparallel.cluster_looks import ShownCluster
 from mpiparallel.cluster_record import RecordedCluster
+from mpiparallel.cluster_resize import ResizingCluster
 from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
@@ -41,7 +43,9 @@ WORLD_LEAVES = 3.0  # how long engines that were sent home may take
 _LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
 
 
-class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster):
+class Cluster(
+    ShownCluster, AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster, ResizingCluster
+):
     """A controller and engines on this machine.
 
     Parameters
@@ -139,6 +143,7 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
         self.engines: dict[str, EngineSet] = {}
         self.given_up = threading.Event()
         self._prepare_restarts(restart, restart_limit)
+        self._prepare_clients()
 
     def __repr__(self) -> str:
         parts = [f"cluster_id={self.cluster_id!r}", f"profile={self.profile!r}"]
@@ -276,7 +281,7 @@ class Cluster(AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster
         from mpiparallel.client.client import Client
 
         self._await_new_controller()
-        return Client(str(self.connection_file), cluster=self, **kwargs)
+        return self._note_client(Client(str(self.connection_file), cluster=self, **kwargs))
 
     def wait_for_engines_sync(self, client: Client, n: int) -> None:
         """Wait until `client` sees `n` engines.

@@ -31,6 +31,7 @@ class AsyncCluster:
     stop_controller_sync: Callable[[], None]
     stop_cluster_sync: Callable[[], None]
     restart_engines_sync: Callable[..., None]
+    resize_sync: Callable[..., None]
     signal_engines_sync: Callable[..., None]
     _context_client: Client | None = None
 
@@ -70,6 +71,10 @@ class AsyncCluster:
     async def restart_engines(self, engine_set_id: str | None = None, same_ids: bool = True) -> None:
         """Stop one set of engines, or all, and start as many again, with the same ids or with new ones."""
         await self._in_thread(lambda: self.restart_engines_sync(engine_set_id, same_ids))
+
+    async def resize(self, n: int, restart: bool = False) -> None:
+        """Have `n` engines from now on, by worlds that join or leave; with `restart`, as one new world."""
+        await self._in_thread(lambda: self.resize_sync(n, restart))
 
     async def signal_engines(self, signum: int, engine_set_id: str | None = None) -> None:
         """Send a signal to every engine of one set, or of all."""

@@ -90,6 +90,11 @@ def ids_of(client: Client, names: Sequence[str]) -> list[int]:
     return [engine for world in _worlds(client, names) for engine in world["engines"]]
 
 
+def worlds_of(client: Client, names: Sequence[str]) -> set[str]:
+    """Return the names of the worlds of these sets."""
+    return {world["name"] for world in _worlds(client, names)}
+
+
 def learn_ids(client: Client, engine_sets: Iterable[EngineSet]) -> bool:
     """Note the first id of each set whose engines are there; return whether one was new."""
     known = client._connection.engines

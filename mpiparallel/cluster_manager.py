@@ -6,16 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from mpiparallel import cluster_file as files
+from mpiparallel import cluster_looks
+from mpiparallel.client.looks import Card, Shown, name_of
 from mpiparallel.cluster import Cluster
 from mpiparallel.config import Config
 
 
-class ClusterManager:
+class ClusterManager(Shown):
     """Several clusters by key."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config.from_environment()
         self._clusters: dict[str, Cluster] = {}
+
+    def __repr__(self) -> str:
+        return f"<ClusterManager: {', '.join(self._clusters) or 'no clusters'}>"
+
+    def _card(self) -> Card:
+        states = {key: cluster_looks.state_of(cluster) for key, cluster in self.clusters.items()}
+        return cluster_looks.manager_card(name_of(self, "manager"), states)
 
     @property
     def clusters(self) -> dict[str, Cluster]:

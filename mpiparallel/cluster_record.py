@@ -5,7 +5,7 @@ Only `cluster.Cluster` derives from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class RecordedCluster:
     controller: Controller | None
     keeper: Process | None  # of a cluster in the background
     engines: dict[str, EngineSet]
+    _show_change: Callable[[], None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs to take this cluster over in another program."""
@@ -101,7 +102,9 @@ class RecordedCluster:
             self.remove_cluster_file()
         else:
             self.write_cluster_file()
+        self._show_change()
 
     def remove_cluster_file(self) -> None:
         """Remove the cluster file, if it is there."""
         self.cluster_file.unlink(missing_ok=True)
+        self._show_change()

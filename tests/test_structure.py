@@ -19,7 +19,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks"}
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
-    "cluster_manager", "cluster_record", "cluster_restart",
+    "cluster_looks", "cluster_manager", "cluster_record", "cluster_resize", "cluster_restart",
+    "cluster_widget",
 }  # fmt: skip
 
 # What each part may import of the others; what is not named here may import anything.

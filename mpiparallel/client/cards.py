@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpiparallel.client.connection import Connection
     from mpiparallel.client.view_base import View
 
+CLOSED = "Connections have been closed."  # why there is none, when the user has closed it
 PATIENCE = 0.25  # seconds that the controller has to say how long the queues are
 Command = tuple[str, str]
 Queues = Mapping[int, int]  # how many tasks each engine has
@@ -151,11 +152,14 @@ def client_card(client: Client) -> Card:
     cluster, name = client.cluster, name_of(client, "rc")
     problem = trouble(connection)
     if problem:
-        closed = problem.startswith("Connections have been closed")
-        again = "ipp.Client()" if connection.path is None else f"ipp.Client({str(connection.path)!r})"
-        return ended_client(
-            "" if closed else problem, name, again, name_of(cluster, f"{name}.cluster") if cluster else ""
-        )
+        if cluster is not None:
+            how = "connect_client_sync" if cluster.controller is not None else "start_and_connect_sync"
+            again = f"{name_of(cluster, f'{name}.cluster')}.{how}()"
+        elif connection.path is not None and connection.path.exists():
+            again = f"ipp.Client({str(connection.path)!r})"
+        else:
+            again = "ipp.Client()"
+        return ended_client("" if problem == CLOSED else problem, name, again)
     if connection.lost is not None:
         return lost_client(connection.lost, name, list(connection.engines.values()))
     status = queues(connection)
@@ -257,12 +261,9 @@ def lost_client(reason: str, name: str, engines: Sequence[EngineInfo]) -> Card:
     )
 
 
-def ended_client(problem: str, name: str, again: str, cluster: str = "") -> Card:
+def ended_client(problem: str, name: str, again: str) -> Card:
     """Return the card of a client that is closed, or has lost its controller for good (`problem`)."""
-    commands: list[Command] = []
-    if cluster:
-        commands.append((f"{name} = {cluster}.connect_client_sync()", "if the cluster runs"))
-    commands.append((f"{name} = {again}", "a new one"))
+    commands: list[Command] = [(f"{name} = {again}", "a new one")]
     if problem:
         commands.append((shell_command(["mpiparallel", "list"]), "which clusters run"))
     mood: Mood = "bad" if problem else "off"

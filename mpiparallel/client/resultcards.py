@@ -12,6 +12,8 @@ from mpiparallel.client.looks import Card, Mood, duration, name_of, one_line, so
 from mpiparallel.ranges import ranges
 from mpiparallel.wire.messages import NOBODY, Failure
 
+PUBLIC = ("AsyncHubResult", "AsyncMapResult", "AsyncResult")
+
 if TYPE_CHECKING:
     from mpiparallel.client.asyncresult import AsyncResult
     from mpiparallel.client.lazymap import LazyMapIterator
@@ -49,8 +51,10 @@ def result_card(result: AsyncResult) -> Card:
     if not ready:
         commands = [(f"{name}.wait_interactive()", "waits, with a bar")]
         commands.append((f"{client}.where()", "what engines do"))
-        if tasks:
+        if len(tasks) == 1:
             commands.append((f"{client}.get_result({tasks[0].msg_id!r})", "from anywhere, later"))
+        elif tasks:
+            commands.append((f"{name}.msg_ids", f"for {client}.get_result, from anywhere, later"))
     else:
         commands = [(f"{name}.get()", "raises the error" if failed else "the value" + "s" * (total > 1))]
         if failed and len(failed) < len(tasks):
@@ -59,7 +63,7 @@ def result_card(result: AsyncResult) -> Card:
             commands.append((f"{name}.display_outputs()", "what was printed"))
     mood: Mood = "bad" if failed else "good" if ready else "busy"
     return Card(
-        f"{type(result).__name__} of {one_line(result._fname, 60)}",
+        f"{_kind(result)} of {one_line(result._fname, 60)}",
         state,
         mood,
         facts,
@@ -68,6 +72,11 @@ def result_card(result: AsyncResult) -> Card:
         [*failures(failed), *result.notices],
         commands,
     )
+
+
+def _kind(result: AsyncResult) -> str:
+    """Return the name of the first public class of a result."""
+    return next(kind.__name__ for kind in type(result).__mro__ if kind.__name__ in PUBLIC)
 
 
 def _engines_of(tasks: Sequence[Task]) -> str:
