@@ -83,7 +83,8 @@ class Whereabouts(Sequence[EnginePlace]):
         printer.text(str(self))
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        # JupyterLab shows a bare <pre> in its proportional font.
+        return f'<pre style="font-family: monospace; line-height: 1.3">{html.escape(str(self))}</pre>'
 
     def to_builtins(self) -> list[dict[str, Any]]:
         """Return everything as lists and dictionaries, for JSON."""

@@ -14,6 +14,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
 from mpiparallel.engine.output import OutputCapture
+from mpiparallel.engine.usertrace import without_called
 
 _output: OutputCapture  # of this process: there is one shell
 
@@ -51,6 +52,10 @@ class EngineShell(InteractiveShell):
     display_pub_class = _Publisher
 
     stored_traceback: list[str] | None = None
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        etype, evalue, trace = super()._get_exc_info(exc_tuple)
+        return etype, evalue, without_called(trace)
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.stored_traceback = [str(line) for line in stb]

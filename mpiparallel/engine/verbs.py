@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from mpiparallel.engine import usertrace
 from mpiparallel.engine.functions import FunctionCache
 from mpiparallel.engine.namespace import Namespace, UserModule
 from mpiparallel.engine.output import OutputCapture
@@ -204,9 +205,7 @@ def describe(error: BaseException) -> Failure:
     """Return an exception as strings, without the frames that are ours."""
     if isinstance(error, CellError):
         return error.failure
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("mpiparallel."):
-        trace = trace.tb_next
+    trace = usertrace.without_called(usertrace.without_callers(error.__traceback__))
     # With nothing but frames of ours left out, "Traceback" would promise frames that do not follow.
     lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
     return Failure(type(error).__name__, _text(error), _shortened("".join(lines).rstrip()))

@@ -173,7 +173,7 @@ def test_a_sequence_by_engine():
 
 def test_html():
     html = whereabouts([running(0, cell(1, "a < b"))], known(1))._repr_html_()
-    assert html.startswith("<pre>") and "a &lt; b" in html
+    assert html.startswith("<pre ") and "a &lt; b" in html
 
 
 def test_many_engines_fast():

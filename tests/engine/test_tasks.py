@@ -106,6 +106,27 @@ def test_tracebacks_show_user_code_only(rc):
     assert "in outer" in text and "in inner" in text and "mpiparallel" not in text
 
 
+@pytest.mark.parametrize("execute", [False, True])
+def test_tracebacks_end_where_user_code_ends(rc, execute):
+    """Also of those that waited in our code: they were in the user's call of MPI."""
+
+    def fail_on_second():
+        if comm.rank == 1:  # noqa: F821 - a name on engines
+            raise ValueError("on purpose")
+        comm.barrier()  # noqa: F821
+
+    with pytest.raises(ipp.CompositeError) as caught:
+        if execute:
+            rc[:].execute("if comm.rank == 1:\n    raise ValueError('on purpose')\ncomm.barrier()", block=True)
+        else:
+            rc[:].apply_sync(fail_on_second)
+    for name, _, text, _ in caught.value.elist:
+        assert name in ("ValueError", "PeerFailed")
+        frames = [line for line in text.splitlines() if "File" in line]
+        assert not any("mpiparallel/" in line for line in frames), text
+        assert ("raise" if name == "ValueError" else "barrier") in text
+
+
 @pytest.fixture
 def gate(tmp_path):
     """A function that waits, on an engine, until the test calls the other one."""

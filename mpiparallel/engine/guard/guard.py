@@ -99,7 +99,7 @@ class Guard:
     def adopt(self, comm: Any, label: str) -> Any:
         """Guard a plain communicator of some ranks that was made for user code; they all call it `label`."""
         guarded = registry.adopt(comm, label)
-        guarded._state.call_it(lambda: "current_comm()")
+        guarded._state.call_it(lambda: "comm")  # as it is named in cells
         return guarded
 
     def plain(self, comm: Any) -> Any:

@@ -1,0 +1,32 @@
+"""Tracebacks of user code, without the frames that are ours: those that called it and those that it called."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+
+def without_callers(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the first frames as far as they are ours."""
+    while trace is not None and _is_ours(trace):
+        trace = trace.tb_next
+    return trace
+
+
+def without_called(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the last frames as far as they are ours; all of them stay if there are no others.
+
+    So an interrupted ``comm.Barrier()`` looks the same on all ranks, wherever each was in our loop.
+    """
+    frames = []
+    while trace is not None:
+        frames.append(trace)
+        trace = trace.tb_next
+    user = [index for index, one in enumerate(frames) if not _is_ours(one)]
+    kept = None
+    for one in reversed(frames[: user[-1] + 1] if user else frames):
+        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return kept
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith("mpiparallel.")
