@@ -226,7 +226,7 @@ def test_imap_over_an_infinite_generator(rc, lview):
 def test_progress_bar(lview, capsys):
     result = lview.map_async(time.sleep, [0.05] * 8)
     result.wait_interactive(interval=0.05, timeout=20)
-    assert "8/8" in capsys.readouterr().out + capsys.readouterr().err
+    assert "8/8" in capsys.readouterr().err
 
 
 def test_executors(rc):
