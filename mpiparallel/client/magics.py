@@ -17,6 +17,7 @@ from mpiparallel import error
 from mpiparallel.client import autopx, interrupting
 from mpiparallel.client import magicoptions as opt
 from mpiparallel.client.control import signal_number
+from mpiparallel.client.wherecell import CellWhereabouts
 from mpiparallel.config import noninteractive
 from mpiparallel.ranges import engines as engines_text
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mpiparallel.client.views import DirectView
 
 PATIENCE = 10.0  # seconds for cells to end that were interrupted
+CELLS = 100  # that are remembered, for %pxwhere
 LONG = 10  # targets; of more, the first and last ones are named
 
 
@@ -56,6 +58,7 @@ class ParallelMagics(Magics):
         self.view = view
         self.suffix = suffix
         self.last_result: AsyncResult | None = None
+        self._cells: dict[str, str] = {}  # the last ones, by their requests
         self.verbose = False
         self.stream_output: bool | None = None
         self.fold: bool | None = None
@@ -118,6 +121,9 @@ class ParallelMagics(Magics):
         result = view.execute(cell, silent=False, targets=targets, block=False)
         result._fname = "%px"
         self.last_result = result
+        self._cells[result._tasks[0].request.id] = cell
+        if len(self._cells) > CELLS:
+            del self._cells[next(iter(self._cells))]
         if args.out:
             self._user_names[args.out] = result
         here = self._run_here(cell) if args.local else None
@@ -256,10 +262,17 @@ class ParallelMagics(Magics):
 
     @opt.options(opt.TARGETS)
     def pxwhere(self, line: str = "") -> Any:
-        """Show what the engines are doing at this moment."""
+        """Show what the engines are doing at this moment, and where they are in the cells of %px.
+
+        >>> %pxwhere  # doctest: +SKIP
+        engines 0-2  blocked 12.1 s in Barrier (MPI.COMM_WORLD, with engine 3)  cell line 2: comm.Barrier()
+        engine 3     running 12.1 s                                             cell line 1: work(x)
+
+        """
         args = opt.parse(self.pxwhere, line)
         view = self._get_view()
-        return view.where(None if args.targets is None else self._targets(view, args.targets))
+        places = view.where(None if args.targets is None else self._targets(view, args.targets))
+        return CellWhereabouts(places, self._cells)
 
     def autopx(self, line: str = "") -> None:
         """Switch between running cells here and running them on the engines.

@@ -195,6 +195,25 @@ def test_ctrl_c(shell, px, rc, capsys, kind, options):
     assert rc[:]["x"] == [4] * 4
 
 
+def test_pxwhere(shell, px, rc):
+    cell = "import time\ndef wait():\n    time.sleep(60)\nif mpi_rank == 2:\n    wait()\ncomm.barrier()"
+    result = shell.run_cell(f"%%px --noblock\n{cell}").result
+    inside = "     2 -> 3      time.sleep(60)", "0-1, 3 -> 6  comm.barrier()"
+    pictures = []
+
+    def shown() -> bool:
+        pictures.append(str(shell.run_line_magic("pxwhere", "")))
+        return all(line in pictures[-1].splitlines() for line in inside)
+
+    assert wait_until(shown, 30), pictures[-1]
+    assert "blocked" in pictures[-1] and "engines 0-1, 3" in pictures[-1]
+    only = str(shell.run_line_magic("pxwhere", "-t 2"))
+    assert "2 -> 3      time.sleep(60)" in only and "0-1" not in only.split("\n\n")[1]
+    rc.interrupt()
+    assert result.wait(30)
+    assert str(shell.run_line_magic("pxwhere", "")) == "engines 0-3  idle"
+
+
 def test_engines_that_take_no_notice(shell, px, rc, capsys, monkeypatch):
     monkeypatch.setattr("mpiparallel.client.magics.PATIENCE", 0.5)
     cell = (
