@@ -28,6 +28,7 @@ class Config:
     site_dir: Path = field(default_factory=lambda: Path("~/.config/mpiparallel").expanduser())
     profile: str = "default"  # of a cluster that is not named otherwise
     cluster_id: str = ""
+    fold: bool | None = None  # whether identical output of several engines is shown once; None: to people
     log: str = ""  # the file that gets what mpiexec and the ranks of this world say
     ft: bool = True  # whether worlds are started so that ranks survive others, where the MPI can do that
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
@@ -52,7 +53,8 @@ class Config:
 
         ``MPIPARALLEL_STATE``, ``MPIPARALLEL_SITE`` (folders), ``MPIPARALLEL_PROFILE``,
         ``MPIPARALLEL_CLUSTER_ID`` (the cluster to use when none is named), ``MPIPARALLEL_FT`` (``0``: a world
-        ends with its first rank that dies),
+        ends with its first rank that dies), ``MPIPARALLEL_FOLD`` (``0``, ``1``: whether identical output of
+        several engines is shown once),
         ``MPIPARALLEL_STORE`` (``0``: results are not kept for clients that are gone),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
         ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
@@ -71,6 +73,8 @@ class Config:
         for name, variable in (("profile", "MPIPARALLEL_PROFILE"), ("cluster_id", "MPIPARALLEL_CLUSTER_ID")):
             if environ.get(variable):
                 values[name] = environ[variable]
+        if environ.get("MPIPARALLEL_FOLD"):
+            values["fold"] = environ["MPIPARALLEL_FOLD"] != "0"
         values["ft"] = environ.get("MPIPARALLEL_FT", "1") not in ("", "0")
         if environ.get("MPIPARALLEL_SCHEME"):
             values["scheme"] = scheme = environ["MPIPARALLEL_SCHEME"]

@@ -80,13 +80,23 @@ def parse_peer_failed(text: str) -> tuple[int, str, str] | None:
     return (int(found[1]), error, waiting[2:] + place) if waiting else (int(found[1]), place, "")
 
 
-def arrange(elist: Iterable[Entry]) -> tuple[list[Cause], list[str]]:
-    """Return what went wrong, causes of other failures first, and lines about engines that only waited."""
+def sameness(entry: Entry) -> tuple[Any, ...]:
+    """Return what is the same for errors that only differ by the engine."""
+    ename, evalue, traceback, info = entry
+    # Engines in a deadlock are each at their own place, and all places are in the text.
+    lines = "" if ename == "DeadlockError" else _OWN.sub("*", _COLOUR.sub("", traceback))
+    return ename, evalue, lines, (info or {}).get("method")
+
+
+def arrange(elist: Iterable[Entry], known: Iterable[int] = ()) -> tuple[list[Cause], list[str]]:
+    """Return what went wrong, causes of other failures first, and lines about engines that only waited.
+
+    `known`: ranks whose errors have been shown before.
+    """
     shown: dict[object, Cause] = {}
     waiting: dict[tuple[int, str, str], list[Any]] = {}
     for index, entry in enumerate(elist):
-        ename, evalue, traceback, about = entry
-        info = about or {}
+        info = entry[3] or {}
         engine = info.get("engine_id")
         peer = peer_failed(entry)
         if peer is not None and engine is not None:
@@ -94,9 +104,7 @@ def arrange(elist: Iterable[Entry]) -> tuple[list[Cause], list[str]]:
             continue
         same: object = index
         if engine is not None and not isinstance(engine, list):
-            # Engines in a deadlock are each at their own place, and all places are in the text.
-            lines = "" if ename == "DeadlockError" else _OWN.sub("*", _COLOUR.sub("", traceback))
-            same = (ename, evalue, lines, info.get("method"))
+            same = sameness(entry)
         cause = shown.setdefault(same, Cause(entry, [], []))
         if engine in cause.ids:  # two tasks of one engine
             cause = shown.setdefault((same, index), Cause(entry, [], []))
@@ -104,7 +112,7 @@ def arrange(elist: Iterable[Entry]) -> tuple[list[Cause], list[str]]:
         cause.infos.append(info)
     named = {rank for rank, _, _ in waiting}
     causes = sorted(shown.values(), key=lambda one: not any(info.get("rank") in named for info in one.infos))
-    return causes, [_waiting_text(*cause, ids, causes) for cause, ids in waiting.items()]
+    return causes, [_waiting_text(*cause, ids, [*known, *_ranks(causes)]) for cause, ids in waiting.items()]
 
 
 def summary(causes: Sequence[Cause], waiting: Sequence[str], limit: int) -> list[str]:
@@ -141,9 +149,12 @@ def _count(causes: Iterable[Cause]) -> int:
     return sum(len(cause.ids) for cause in causes)
 
 
-def _waiting_text(rank: int, error: str, waiting: str, ids: list[int], causes: Sequence[Cause]) -> str:
+def _ranks(causes: Iterable[Cause]) -> list[Any]:
+    return [info.get("rank") for cause in causes for info in cause.infos]
+
+
+def _waiting_text(rank: int, error: str, waiting: str, ids: list[int], known: list[Any]) -> str:
     text = f"{engines(ids)} {'was' if len(ids) == 1 else 'were'} waiting for "
-    known = [info.get("rank") for cause in causes for info in cause.infos]
     text += "it" if known == [rank] else f"rank {rank}"
     if waiting:
         text += f" {waiting.removeprefix('this rank was ')}"

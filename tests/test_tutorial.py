@@ -187,7 +187,7 @@ def test_an_error_in_ipython_shows_the_engines_traceback(environ):
     assert "return a / b" in shown or "in divide" in shown
     assert "asyncresult.py" not in shown  # our own frames are of no interest
     shown = prompt.type("rc[:].apply_sync(divide, 1, 0)")
-    assert all(f"[{engine}:apply]" in shown for engine in range(4))
+    assert "[0-3:apply]" in shown
     assert prompt.type("rc.ids").strip().endswith("[0, 1, 2, 3]")
     prompt.type("rc.close()")
     assert prompt.close() == 0

@@ -1,175 +1,155 @@
 """Show what engines print and display: while it comes, or when all is there.
 
-Called by `asyncresult`. Streaming happens in one thread of its own, started and ended by the context manager,
-so that a terminal or notebook that is slow never holds up the I/O thread.
+Called by `asyncresult`. `folding` decides what is shown together, `screen` writes it, `streaming` does both
+while output comes.
 """
 
 from __future__ import annotations
 
-import queue
-import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel.client.executereply import get_ipython, publish
-from mpiparallel.client.metadata import Event
+from mpiparallel.client.executereply import ExecuteReply, publish
+from mpiparallel.client.folding import Block, Folder
+from mpiparallel.client.screen import Screen, where
+from mpiparallel.client.streaming import Stream, display_key
 from mpiparallel.client.tasks import Task
-from mpiparallel.wire import objects
-from mpiparallel.wire.messages import NOBODY
+from mpiparallel.client.voices import STREAMS
+from mpiparallel.ranges import ranges
 
 if TYPE_CHECKING:
     from mpiparallel.client.asyncresult import AsyncResult
 
 
-class Screen:
-    """Writes text of several engines with labels, ``[stdout:3] ``, where the speaker changes.
-
-    Parameters
-    ----------
-    labelled
-        Whether there is more than one engine to tell apart.
-    """
-
-    def __init__(self, labelled: bool) -> None:
-        self._labelled = labelled
-        self._speaker = ""
-        self._at_line_start = True
-
-    def write(self, kind: str, engine: int, text: str) -> None:
-        """Write what `engine` printed to ``stdout`` or ``stderr``."""
-        if not text:
-            return
-        file = sys.stderr if kind == "stderr" else sys.stdout
-        self._introduce(f"[{kind}:{engine}] ", file)
-        print(text, file=file, end="", flush=True)
-        self._at_line_start = text.endswith("\n")
-
-    def show(self, engine: int, content: dict[str, Any]) -> None:
-        """Show a display of `engine`."""
-        self._introduce(f"[output:{engine}]", sys.stdout)
-        options: dict[str, Any] = {}
-        if content.get("transient") and get_ipython() is not None:
-            options = {"transient": content["transient"], "update": bool(content.get("update"))}
-        publish(content.get("data") or {}, {**(content.get("metadata") or {}), "engine": engine}, **options)
-        self._at_line_start = True
-
-    def result(self, reply: Any) -> None:
-        """Show the result of a cell."""
-        self._break_line(sys.stdout)
-        self._speaker = ""
-        reply.display()
-
-    def _break_line(self, file: Any) -> None:
-        if not self._at_line_start:
-            print(file=file)
-            self._at_line_start = True
-
-    def _introduce(self, speaker: str, file: Any) -> None:
-        if not self._labelled or speaker == self._speaker:
-            return
-        self._break_line(file)
-        print(speaker, file=file)
-        self._speaker = speaker
+def folds(result: AsyncResult, fold: bool | None) -> bool:
+    """Whether identical output of several engines is shown once: if nobody says something else, to people."""
+    if fold is None:
+        fold = result._client._config.fold
+    return where() != "plain" if fold is None else fold
 
 
 @contextmanager
 def stream_output(result: AsyncResult, fold: bool | None = None) -> Iterator[None]:
     """Show output of `result` while it comes; on leaving, all that came until then has been shown."""
-    arrived: queue.SimpleQueue[tuple[Task, Event] | None] = queue.SimpleQueue()
-    screen = Screen(labelled=not result._single_result)
-
-    def take(task: Task, event: Event) -> None:
-        arrived.put((task, event))
-
-    def show() -> None:
-        while (item := arrived.get()) is not None:
-            task, event = item
-            if event[0] >= shown[task.msg_id]:
-                _stream(screen, event)
-
-    # Watching comes first: what is in both, the past and the stream, is told by its number.
-    for task in result._tasks:
-        task.watch(take)
-    shown = {task.msg_id: _show_past(screen, task) for task in result._tasks}
-    thread = threading.Thread(target=show, name="mpiparallel-output", daemon=True)
-    thread.start()
+    stream = Stream(result, folds(result, fold))
+    stream.start()
     try:
         yield
     finally:
-        for task in result._tasks:
-            task.unwatch(take)
-        arrived.put(None)
-        thread.join()
+        stream.stop()
 
 
-def _show_past(screen: Screen, task: Task) -> int:
-    """Show what has come by now and return the number of the next event."""
-    stdout, stderr, outputs, number = task.metadata.shown_so_far()
-    engine = task.speaker if task.engine == NOBODY else task.engine
-    screen.write("stdout", engine, stdout)
-    screen.write("stderr", engine, stderr)
-    for output in outputs:
-        screen.show(engine, output)
-    return number
-
-
-def _stream(screen: Screen, event: Event) -> None:
-    _, kind, text, payload, engine = event
-    if kind in ("stdout", "stderr"):
-        screen.write(kind, engine, text)
-    elif kind == "display":
-        screen.show(engine, objects.loads(payload))
-    elif kind == "clear_output":
-        _clear(objects.loads(payload) if payload else {})
-
-
-def _clear(content: dict[str, Any]) -> None:
-    shell = get_ipython()
-    if shell is not None:
-        from IPython.display import clear_output
-
-        clear_output(wait=bool(content.get("wait")))
-
-
-def display_outputs(
-    result: AsyncResult, groupby: str, result_only: bool, fold: bool | None = None
-) -> None:
+def display_outputs(result: AsyncResult, groupby: str, result_only: bool, fold: bool | None = None) -> None:
     """Show all output of `result`, which is done, and then the results of cells."""
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"groupby={groupby!r}: expected 'type', 'engine' or 'order'")
     screen = Screen(labelled=not result._single_result)
+    fold = folds(result, fold)
     tasks = result._tasks
     if groupby == "engine":
-        for task in tasks:
+        for group in _grouped(tasks, _all_of, fold):
             if not result_only:
-                _show_past(screen, task)
-            _show_reply(screen, task)
+                _show_group(screen, group)
+            _show_reply(screen, group)
+        screen.close()
         return
     if not result_only:
-        for kind in ("stdout", "stderr"):
-            for task in tasks:
-                screen.write(kind, task.engine, task.metadata[kind])
-        for task, output in _outputs(tasks, groupby):
-            screen.show(task.engine, output)
-    for task in tasks:
-        _show_reply(screen, task)
+        for kind in STREAMS:
+            screen.write(_texts(tasks, kind, fold))
+        screen.write(_displays(tasks, groupby, fold))
+    screen.close()
+    for group in _grouped(tasks, _reply_of, fold):
+        _show_reply(screen, group)
 
 
-def _outputs(tasks: list[Task], groupby: str) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Yield displays engine by engine, or (``"order"``) the first of all engines, then the second ..."""
-    if groupby == "type":
+def _texts(tasks: list[Task], kind: str, fold: bool) -> Iterator[Block]:
+    """Yield what all have written to one stream."""
+    engines = [task.engine for task in tasks]
+    if not fold or len(set(engines)) < len(engines):
         for task in tasks:
-            for output in task.metadata["outputs"]:
-                yield task, output
+            if task.metadata[kind]:
+                yield Block(kind, (task.engine,), task.metadata[kind])
         return
-    for index in range(max((len(task.metadata["outputs"]) for task in tasks), default=0)):
-        for task in tasks:
-            if index < len(task.metadata["outputs"]):
-                yield task, task.metadata["outputs"][index]
+    folder = Folder(engines)
+    for task in tasks:
+        folder.feed(task.engine, kind, task.metadata[kind], 0.0)
+        folder.end(task.engine)
+    yield from folder.take(0.0, everything=True)
 
 
-def _show_reply(screen: Screen, task: Task) -> None:
-    if task.metadata["execute_result"] is not None and task.error() is None:
-        screen.result(task.value())
+def _displays(tasks: list[Task], groupby: str, fold: bool) -> Iterator[Block]:
+    """Yield displays engine by engine, or (``"order"``) the first of all engines, then the second ..."""
+    found = [(task, output) for task in tasks for output in task.metadata["outputs"]]
+    if groupby == "order" or fold:
+        most = max((len(task.metadata["outputs"]) for task in tasks), default=0)
+        rows = [
+            [(task, task.metadata["outputs"][i]) for task in tasks if i < len(task.metadata["outputs"])]
+            for i in range(most)
+        ]
+        if groupby == "order" or all(_same(row, len(tasks)) for row in rows):
+            for row in rows:
+                for group in _grouped(row, lambda one: display_key(one[1]), fold):
+                    yield _block(group)
+            return
+    for one in found:
+        yield _block([one])
+
+
+def _same(row: list[tuple[Task, dict[str, Any]]], count: int) -> bool:
+    keys = {display_key(output) for _, output in row}
+    return len(row) == count and len(keys) == 1 and None not in keys
+
+
+def _block(group: list[tuple[Task, dict[str, Any]]]) -> Block:
+    engines = tuple(task.engine for task, _ in group)
+    return Block("display", engines, "", [output for _, output in group])
+
+
+def _grouped(things: list[Any], key: Callable[[Any], Hashable], fold: bool) -> Iterator[list[Any]]:
+    """Yield things together that have the same key, in the order of the first of each; None is no key."""
+    groups: dict[Hashable, list[Any]] = {}
+    for index, thing in enumerate(things):
+        same = key(thing) if fold else None
+        groups.setdefault((index,) if same is None else (same, None), []).append(thing)
+    yield from groups.values()
+
+
+def _all_of(task: Task) -> Hashable:
+    metadata = task.metadata
+    keys = [display_key(output) for output in metadata["outputs"]]
+    if None in keys:
+        return None
+    reply = _reply_of(task) if metadata["execute_result"] is not None else ()
+    return None if reply is None else (metadata["stdout"], metadata["stderr"], tuple(keys), reply)
+
+
+def _reply_of(task: Task) -> Hashable:
+    result = task.metadata["execute_result"]
+    return None if result is None else (result.get("execution_count"), display_key(result))
+
+
+def _show_group(screen: Screen, group: list[Task]) -> None:
+    """Show everything of tasks which is the same for all of them."""
+    engines = tuple(task.engine for task in group)
+    for kind in STREAMS:
+        if group[0].metadata[kind]:
+            screen.write([Block(kind, engines, group[0].metadata[kind])])
+    outputs = [task.metadata["outputs"] for task in group]
+    screen.write([Block("display", engines, "", list(values)) for values in zip(*outputs, strict=True)])
+
+
+def _show_reply(screen: Screen, group: list[Task]) -> None:
+    """Show the result of tasks that have the same."""
+    group = [task for task in group if task.metadata["execute_result"] is not None and task.error() is None]
+    if not group:
+        return
+    replies: list[ExecuteReply] = [task.value() for task in group]
+    if len(group) == 1:
+        screen.result(replies[0].display)
+        return
+    bundle, metadata = replies[0]._repr_mimebundle_()
+    engines = [task.engine for task in group]
+    own, label = (f"Out[{one}:{replies[0].execution_count}]: " for one in (engines[0], ranges(engines)))
+    bundle["text/plain"] = label + bundle["text/plain"].removeprefix(own)
+    screen.result(lambda: publish(bundle, {**metadata, "engine": engines}))

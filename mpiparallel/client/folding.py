@@ -25,8 +25,9 @@ class Block(NamedTuple):
     kind: str
     engines: tuple[int, ...]
     text: str = ""
-    value: Any = None
+    value: Any = None  # what each of them has put
     continues: bool = False  # whether it goes on with a line that was shown in part
+    overwrote: bool = False  # whether it is the end of a line that was a `Row`
 
 
 class Row(NamedTuple):
@@ -241,10 +242,11 @@ class Folder:
                 voice.open[kind] = self._shown
                 lane.partial, lane.moving = "", False
                 self._gone(voice, len(line))
-            if self._live and "\r" in line:
+            overwrote = self._live and "\r" in line
+            if overwrote:
                 line, continues = visible(line), False
             if line:
-                blocks.append(Block(kind, tuple(group.engines), line, None, continues))
+                blocks.append(Block(kind, tuple(group.engines), line, None, continues, overwrote))
             return
         first = lanes[0]
         count = min(map(len, lanes))
@@ -256,6 +258,11 @@ class Folder:
         if len(lanes) > 1:
             count = _common(lanes, count)
         lines = first.lines[first.at : first.at + count]
+        if first.returns:
+            # A line that went back to its beginning is a block of its own.
+            ends = (number for number, other in enumerate(lines) if other.startswith("\r"))
+            end = next(ends, count)
+            count = end or 1
         if counts:
             alone = len(lanes)
             for number, other in enumerate(lines):
@@ -269,10 +276,10 @@ class Folder:
         for voice in voices:
             voice.open[kind] = 0
             self._gone(voice, len(text))
-        if self._live and "\r" in text:  # these went back to the beginning of their line
-            continues = continues and not text.startswith("\r")
-            text = text.replace("\r", "")
-        blocks.append(Block(kind, tuple(group.engines), text, None, continues))
+        overwrote = self._live and text.startswith("\r")
+        if overwrote:
+            text, continues = text[1:], False
+        blocks.append(Block(kind, tuple(group.engines), text, None, continues, overwrote))
 
     @staticmethod
     def _gone(voice: Voice, size: int) -> None:
@@ -304,7 +311,8 @@ class Folder:
             for _, group in free:
                 items = [self._voices[engine].queue.popleft() for engine in group.engines]
                 assert isinstance(items[0], Item)
-                blocks.append(Block(items[0].kind, tuple(group.engines), "", items[0].value))
+                values = [item.value for item in items if isinstance(item, Item)]
+                blocks.append(Block(items[0].kind, tuple(group.engines), "", values))
             if not complete:
                 return  # text that came behind them may be due
 

@@ -51,8 +51,8 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
             results += 1
             gang = _result(connection, header, payload)
         elif isinstance(header, Output):
-            _output(connection, header, payload)
-            consumed[header.engine] = consumed.get(header.engine, 0) + header.size
+            if not _output(connection, header, payload):
+                consumed[header.engine] = consumed.get(header.engine, 0) + header.size
         elif isinstance(header, EnginesChanged):
             _engines_changed(connection, header)
         elif isinstance(header, Answer):
@@ -124,12 +124,14 @@ def _balanced_result(connection: Connection, task: Task, header: Result, payload
     task.finish(header.status, payload, header.failure, header.started, header.completed, time.time())
 
 
-def _output(connection: Connection, header: Output, payload: Any) -> None:
+def _output(connection: Connection, header: Output, payload: Any) -> bool:
+    """Pass output on; return whether somebody who shows it gives the engine its credit back."""
     task = connection.tasks.get(msg_id(header.request, header.engine))
     if task is None:
         task = connection.tasks.get(header.request)  # a balanced one
-    if task is not None:
-        task.receive_output(header.kind, header.text, payload, header.engine)
+    if task is None:
+        return False
+    return task.receive_output(header.kind, header.text, payload, header.engine, header.size)
 
 
 def _notice(connection: Connection, header: Notice) -> None:

@@ -36,6 +36,8 @@ HISTORY = 10_000  # msg_ids that a history remembers
 
 _lock = threading.Lock()  # over listeners and values of all tasks; held for a few instructions
 _UNREAD = object()
+# Is told of output and of the engine's credit for it; returns whether it will give that back.
+Watcher = Callable[["Task", Event, int], bool]
 Part = tuple[Result, Sequence[Any]]  # what one engine of a gang has answered
 
 
@@ -109,7 +111,7 @@ class Task:
     n_events = 0
     speaker = NOBODY  # the engine that has printed or displayed something last
     listeners: tuple[Callable[[Task], None], ...] = ()
-    watchers: tuple[Callable[[Task, Event], None], ...] = ()
+    watchers: tuple[Watcher, ...] = ()
     parts: dict[int, Part] | None = None  # of a gang: what has come, by engine
     _metadata: Metadata | None = None
     _value: Any = _UNREAD
@@ -126,8 +128,11 @@ class Task:
 
     # ------------------------------------------------------------ the I/O thread
 
-    def receive_output(self, kind: str, text: str, payload: Any, engine: int) -> None:
-        """Keep what the task printed or displayed, and tell those who watch it live."""
+    def receive_output(self, kind: str, text: str, payload: Any, engine: int, size: int = 0) -> bool:
+        """Keep what the task printed or displayed, and tell those who watch it live.
+
+        Return whether one of them gives the engine its credit of `size` back, when it has shown this.
+        """
         event = (self.n_events, kind, text, payload, engine)
         self.speaker = engine
         self.n_events += 1
@@ -136,8 +141,10 @@ class Task:
                 self._make_events()
         assert self.events is not None
         self.events.append(event)
+        taken = False
         for watcher in self.watchers:
-            watcher(self, event)
+            taken = watcher(self, event, 0 if taken else size) or taken
+        return taken
 
     def finish(
         self,
@@ -194,15 +201,15 @@ class Task:
                 return
         listener(self)
 
-    def watch(self, watcher: Callable[[Task, Event], None]) -> None:
+    def watch(self, watcher: Watcher) -> None:
         """Call `watcher`, in the I/O thread, for all output that comes from now on."""
         with _lock:
             self.watchers = (*self.watchers, watcher)
 
-    def unwatch(self, watcher: Callable[[Task, Event], None]) -> None:
+    def unwatch(self, watcher: Watcher) -> None:
         """Undo `watch`."""
         with _lock:
-            self.watchers = tuple(other for other in self.watchers if other is not watcher)
+            self.watchers = tuple(other for other in self.watchers if other != watcher)
 
     def error(self) -> Exception | None:
         """Return the error that a task which is done ended with."""

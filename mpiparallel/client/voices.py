@@ -11,7 +11,7 @@ STREAMS = ("stdout", "stderr")
 class Lane:
     """What one engine has written to one stream since it last displayed something."""
 
-    __slots__ = ("at", "lines", "marks", "moving", "partial", "since")
+    __slots__ = ("at", "lines", "marks", "moving", "partial", "returns", "since")
 
     def __init__(self) -> None:
         self.lines: list[str] = []  # without their ends
@@ -20,6 +20,7 @@ class Lane:
         self.partial = ""  # a line without its end
         self.since = 0.0
         self.moving = False  # whether `partial` overwrites itself
+        self.returns = False  # whether there were lines that did; they are marked by a carriage return
 
     def __len__(self) -> int:
         return len(self.lines) - self.at
@@ -32,6 +33,7 @@ class Lane:
         if newline:
             lines = (self.partial + head).split("\n")
             if overwrites:
+                self.returns = True
                 lines = ["\r" + visible(line) if "\r" in line else line for line in lines]
                 size += sum(map(len, lines)) + len(lines)
             self.lines += lines

@@ -26,11 +26,11 @@ def said(blocks: list[Block]) -> dict:
     """Return what each engine has said, and the order of its items."""
     found: dict = defaultdict(str)
     for block in blocks:
-        for engine in block.engines:
+        for number, engine in enumerate(block.engines):
             if block.value is None:
                 found[engine, block.kind] += block.text
             else:
-                found[engine, "items"] += f"{block.value} "
+                found[engine, "items"] += f"{block.value[number]} "
     return dict(found)
 
 
@@ -234,10 +234,10 @@ def test_displays_fold_between_texts():
         folder.put(engine, "display", None, "own", 0)
     assert [block[:4] for block in folder.take(0)] == [
         ("stdout", (0, 1), "before\n", None),
-        ("display", (0, 1), "", "picture"),
+        ("display", (0, 1), "", ["picture", "picture"]),
         ("stdout", (0, 1), "after\n", None),
-        ("display", (0,), "", "own"),
-        ("display", (1,), "", "own"),
+        ("display", (0,), "", ["own"]),
+        ("display", (1,), "", ["own"]),
     ]
 
 

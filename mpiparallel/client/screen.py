@@ -1,0 +1,356 @@
+"""Write what engines say where a person reads it: a terminal, a notebook, or plain text.
+
+Labels, ``[stdout:0-3] ``, stand where the speaker changes. Called by `display`, which decides what is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from mpiparallel.client import progress
+from mpiparallel.client.executereply import get_ipython, publish
+from mpiparallel.client.folding import Block, Row
+from mpiparallel.client.voices import STREAMS
+from mpiparallel.ranges import ranges
+from mpiparallel.tracebacks import without_colour
+
+MAX_ROWS = 16  # lines that overwrite themselves, on a terminal
+MAX_LINE = 4096  # characters of an unfinished line that are remembered
+PART = 1 << 20  # characters that are written at once
+MAX_RECORD = 1 << 20  # characters of a cell's output that can be shown again when some of it is cleared
+MAX_DISPLAYS = 10_000  # whose places are remembered
+
+_STYLE = re.compile(r"\x1b\[([\d;]*)m")
+
+
+def where() -> str:
+    """Return where this process shows things: ``"notebook"``, ``"terminal"`` or ``"plain"``."""
+    shell = get_ipython()
+    if shell is not None and getattr(shell, "kernel", None) is not None:
+        return "notebook"
+    return "terminal" if sys.stdout is not None and sys.stdout.isatty() else "plain"
+
+
+class Screen:
+    """Where output of one request is shown.
+
+    Parameters
+    ----------
+    labelled
+        Whether there is more than one engine to tell apart.
+    place
+        As `where` has it.
+    """
+
+    def __init__(self, labelled: bool, place: str | None = None) -> None:
+        self._labelled = labelled
+        self.place = place or where()
+        self.live = labelled and self.place != "plain" and not self._is_dumb()
+        self._speaker = ""
+        self._kind = "stdout"  # the stream that was written to last
+        self._line = ""  # what stands on the last line, if it is not finished
+        self._colours: dict[str, str] = {}  # that each speaker has switched on
+        self._todo: list[tuple[str, Any]] = []
+        self._rows: list[str] = []  # on a terminal
+        self._area = _Area()  # in a notebook
+        self._record: list[Block] | None = [] if self.place == "notebook" and labelled else None
+        self._recorded = 0
+        self._clearing: set[int] = set()  # engines whose next output takes the place of what they have shown
+
+    def _is_dumb(self) -> bool:
+        return self.place == "terminal" and os.environ.get("TERM", "dumb") == "dumb"
+
+    # ------------------------------------------------------------ what is shown
+
+    def write(self, blocks: Iterable[Block], rows: Sequence[Row] = ()) -> None:
+        """Show blocks, and the lines that are being overwritten now."""
+        for block in blocks:
+            self._take(block)
+        self._finish(rows)
+
+    def errors(self, lines: Sequence[str]) -> None:
+        """Show lines about errors."""
+        if self.place == "plain":
+            lines = [without_colour(line) for line in lines]
+        self._break_line()
+        self._put("stderr", "".join(f"{line}\n" for line in lines))
+        self._speaker = ""
+        self._finish(())
+
+    def result(self, show: Callable[[], None]) -> None:
+        """Show the result of cells by calling `show`."""
+        self._break_line()
+        self._speaker = ""
+        self._todo.append(("call", show))
+        self._finish(())
+
+    def close(self) -> None:
+        """Leave nothing behind that would change what is printed next."""
+        self._switch_off()
+        self._finish(())
+
+    # ------------------------------------------------------------ one block after the other
+
+    def _take(self, block: Block) -> None:
+        if block.kind == "clear_output":
+            self._clear(block)
+            return
+        if self._clearing.intersection(block.engines):
+            self._show_again(without=self._clearing)
+        if self._record is not None:
+            self._record.append(block)
+            self._recorded += len(block.text) + (1000 if block.value is not None else 0)
+            if self._recorded > MAX_RECORD:
+                self._record = None
+        self._show(block)
+
+    def _show(self, block: Block) -> None:
+        if block.kind not in STREAMS:
+            self._display(block)
+        elif not (block.overwrote and self._area.keep(block)):
+            self._text(block)
+
+    def _text(self, block: Block) -> None:
+        if not self._labelled:
+            self._put(block.kind, block.text)
+            return
+        if (
+            not self._introduce(f"[{block.kind}:{ranges(block.engines)}] ", block.kind)
+            and not block.continues
+        ):
+            self._break_line()
+        self._put(block.kind, block.text)
+        if self.place != "plain" and ("\x1b[" in block.text or self._speaker in self._colours):
+            self._note_colours(block.text)
+
+    def _display(self, block: Block) -> None:
+        content = block.value[0]
+        self._introduce(f"[output:{ranges(block.engines)}]", "stdout")
+        self._break_line()
+        engines = list(block.engines)
+        metadata = {**(content.get("metadata") or {}), "engine": engines[0] if len(engines) == 1 else engines}
+        options = _options(block)
+        self._todo.append(("call", lambda: publish(content.get("data") or {}, metadata, **options)))
+
+    def _introduce(self, speaker: str, kind: str) -> bool:
+        """Say who speaks, if that was another; return whether it was."""
+        if not self._labelled or speaker == self._speaker:
+            return False
+        self._break_line()
+        self._switch_off()
+        self._put(kind, f"{speaker}\n")
+        self._speaker = speaker
+        self._put(kind, self._colours.get(speaker, ""))
+        return True
+
+    def _break_line(self) -> None:
+        if self._line:
+            self._put(self._kind, "\n")
+
+    def _put(self, kind: str, text: str) -> None:
+        if not text:
+            return
+        self._todo.append((kind, text))
+        self._kind = kind
+        _, newline, tail = text.rpartition("\n")
+        self._line = (tail if newline else self._line + tail)[-MAX_LINE:]
+
+    def _note_colours(self, text: str) -> None:
+        """Keep the styles that a speaker has left switched on."""
+        styles = [self._colours.pop(self._speaker, "")]
+        for match in _STYLE.finditer(text):
+            styles = [] if match[1] in ("", "0") else [*styles[-8:], match[0]]
+        if any(styles):
+            self._colours[self._speaker] = "".join(styles)[-256:]
+
+    def _switch_off(self) -> None:
+        if self._speaker in self._colours:
+            self._todo.append((self._kind, "\x1b[0m"))
+
+    # ------------------------------------------------------------ clearing
+
+    def _clear(self, block: Block) -> None:
+        if self.place != "notebook" or (self._labelled and self._record is None):
+            if not self._labelled:
+                self._todo.append(("call", _clear_terminal))
+            return
+        wait = any((content or {}).get("wait") for content in block.value)
+        if not self._labelled:
+            self._todo.append(("call", lambda: _clear_notebook(wait)))
+            return
+        self._clearing.update(block.engines)
+        if not wait:
+            self._show_again(without=self._clearing)
+
+    def _show_again(self, without: set[int]) -> None:
+        """Clear the cell's output, and show again what others than these engines have said."""
+        record, self._record, self._clearing = self._record or [], [], set()
+        self._recorded = 0
+        self._todo.append(("call", lambda: _clear_notebook(True)))
+        self._speaker, self._line = "", ""
+        for block in record:
+            engines = tuple(engine for engine in block.engines if engine not in without)
+            if engines:
+                values = block.value
+                if values is not None:
+                    pairs = zip(block.engines, values, strict=True)
+                    values = [value for engine, value in pairs if engine in engines]
+                self._take(block._replace(engines=engines, value=values))
+
+    # ------------------------------------------------------------ writing
+
+    def _finish(self, rows: Sequence[Row]) -> None:
+        lines = [f"[{row.kind}:{ranges(row.engines)}] {row.text}" for row in rows]
+        if self.place == "notebook":
+            show = self._area.update(rows, lines, bool(self._todo))
+            if show is not None:
+                self._todo.append(("call", show))
+            if self._area.done:
+                self._area = _Area()
+        else:
+            lines = _fitting(lines)
+            if lines and lines != self._rows:
+                self._break_line()
+        if not self._todo and (lines == self._rows or self.place == "notebook"):
+            return
+        todo, self._todo = self._todo, []
+        with progress.paused(self._line):
+            if self._rows:
+                sys.stdout.write(f"\x1b[{len(self._rows)}A\r\x1b[J")
+                self._rows = []
+            _write(todo)
+            if lines and self.place == "terminal":
+                if self._line:
+                    sys.stdout.write("\n")
+                    self._line, self._speaker = "", ""
+                sys.stdout.write("".join(f"{line}\n" for line in lines))
+                sys.stdout.flush()
+                self._rows = lines
+
+
+class _Area:
+    """A display of a notebook that shows lines which overwrite themselves; they stay when they have ended."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._ended: list[str] = []
+        self._shown: list[str] = []
+        self._engines: set[tuple[str, int]] = set()  # who has a line in it
+        self.done = False  # whether lines that begin later have a display of their own
+
+    def keep(self, block: Block) -> bool:
+        """Take the end of a line; return whether it has its place here."""
+        if not self._name or not self._engines.intersection((block.kind, engine) for engine in block.engines):
+            return False
+        self._ended.append(f"[{block.kind}:{ranges(block.engines)}] {block.text.rstrip(chr(10))}")
+        return True
+
+    def update(self, rows: Sequence[Row], lines: list[str], others: bool) -> Callable[[], None] | None:
+        """Return what shows the lines as they are now; None if they are shown.
+
+        `others`: whether other output comes below it.
+        """
+        shown = [*self._ended, *lines]
+        self.done = bool(self._name) and not rows and (others or len(shown) > MAX_ROWS)
+        if shown == self._shown:
+            return None
+        is_new = not self._name
+        name = self._name = self._name or uuid.uuid4().hex
+        self._shown = shown
+        self._engines = {(row.kind, engine) for row in rows for engine in row.engines}
+        bundle = {"text/plain": "\n".join(shown)}
+        options = {"transient": {"display_id": name}, "update": not is_new}
+        return lambda: publish(bundle, {}, **options)
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """Return lines that can be erased from a terminal again: not too many, none longer than it is wide."""
+    if not lines:
+        return lines
+    width, height = shutil.get_terminal_size()
+    room = max(1, min(MAX_ROWS, height // 2))
+    if len(lines) > room:
+        left = len(lines) - room + 1
+        lines = [*lines[: room - 1], f"... {left} more"]
+    fitting = []
+    for line in lines:
+        plain = without_colour(line)
+        fitting.append(
+            plain[: width - 1] if len(plain) >= width else f"{line}\x1b[0m" * ("\x1b" in line) or line
+        )
+    return fitting
+
+
+def _write(todo: list[tuple[str, Any]]) -> None:
+    """Write texts, joined where they go to one stream, and call what is between them."""
+    file: Any = None
+    parts: list[str] = []
+
+    def flush() -> None:
+        if file is None:
+            return
+        text = "".join(parts)
+        parts.clear()
+        for start in range(0, len(text), PART):
+            file.write(text[start : start + PART])
+        file.flush()
+
+    for kind, thing in todo:
+        if kind == "call":
+            flush()
+            thing()
+            continue
+        target = sys.stderr if kind == "stderr" else sys.stdout
+        if target is not file:
+            flush()
+            file = target
+        parts.append(thing)
+    flush()
+
+
+def _clear_notebook(wait: bool) -> None:
+    from IPython.display import clear_output
+
+    clear_output(wait=wait)
+
+
+def _clear_terminal() -> None:
+    if get_ipython() is not None:
+        _clear_notebook(False)
+
+
+_places: OrderedDict[tuple[int, str], tuple[str, tuple[int, ...]]] = OrderedDict()
+_places_lock = threading.Lock()
+
+
+def _options(block: Block) -> dict[str, Any]:
+    """Return the options of a display that has an id: each group of engines has its own."""
+    contents = block.value
+    names: list[Any] = [(content.get("transient") or {}).get("display_id") for content in contents]
+    if None in names or get_ipython() is None:
+        return {}
+    with _places_lock:
+        keys = list(zip(block.engines, names, strict=True))
+        place = (f"{names[0]}-{ranges(block.engines)}", block.engines)
+        update = bool(contents[0].get("update"))
+        if update:
+            known = {_places.get(key) for key in keys}
+            if len(known) == 1 and (only := known.pop()) is not None and set(only[1]) == set(block.engines):
+                place = only
+            elif known != {None} and known:
+                # Those who have shown one thing together go on with different ones.
+                place, update = (uuid.uuid4().hex, block.engines), False
+        for key in keys:
+            _places[key] = place
+            _places.move_to_end(key)
+        while len(_places) > MAX_DISPLAYS:
+            _places.popitem(last=False)
+    return {"transient": {**contents[0]["transient"], "display_id": place[0]}, "update": update}
