@@ -118,7 +118,10 @@ class ParallelMagics(Magics):
         block = bool(view.block) if args.block is None else args.block
         if self.verbose if args.verbose is None else args.verbose:
             print(f"{'Parallel' if block else 'Async parallel'} execution on engine(s): {_shown(targets)}")
-        result = view.execute(cell, silent=False, targets=targets, block=False)
+        try:
+            result = view.execute(cell, silent=False, targets=targets, block=False)
+        except Exception as failure:  # no engines, say
+            raise _told_shortly(failure) from None
         result._fname = "%px"
         self.last_result = result
         self._cells[result._tasks[0].request.id] = cell
@@ -184,7 +187,7 @@ class ParallelMagics(Magics):
             return
         failure = result.exception()
         if failure is not None:
-            raise failure
+            raise _shown_error(failure) if stream else _told_shortly(failure)
 
     @property
     def _streams(self) -> bool:
@@ -238,7 +241,7 @@ class ParallelMagics(Magics):
         result.display_outputs(args.groupby or "type", fold=self.fold if args.fold is None else args.fold)
         failure = result.exception()
         if failure is not None:
-            raise failure
+            raise _told_shortly(failure)
 
     @opt.options(*opt.EXECUTION, *opt.FOLD)
     def pxconfig(self, line: str = "") -> None:
@@ -314,6 +317,20 @@ def _shown(targets: Any) -> str:
     if isinstance(targets, list) and len(targets) > LONG:
         return ", ..., ".join([str(targets[:4])[:-1], str(targets[-4:])[1:]])
     return str(targets)
+
+
+def _shown_error(failure: Exception) -> error.AlreadyDisplayedError:
+    """Return what is raised for an error that the stream has shown."""
+    if not isinstance(failure, error.RemoteError):
+        failure = error.RemoteError(type(failure).__name__, str(failure), "")
+    return error.AlreadyDisplayedError(failure)
+
+
+def _told_shortly(failure: Exception) -> Exception:
+    """Return `failure`, of which IPython then shows no more than its text: the rest is in our code."""
+    if not hasattr(failure, "_render_traceback_"):
+        failure._render_traceback_ = lambda: [f"{type(failure).__name__}: {failure}"]  # type: ignore[attr-defined]
+    return failure
 
 
 def _print_error(failure: BaseException) -> None:

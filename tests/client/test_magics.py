@@ -225,6 +225,34 @@ def test_pxresult_groups(shell, px, capsys):
         assert [line.partition("[")[0] for line in lines] == words
 
 
+def test_errors_are_shown_once(shell, px, capsys):
+    for options, kind, text in [
+        ("", ipp.AlreadyDisplayedError, "4 errors"),
+        ("-t 2", ipp.AlreadyDisplayedError, "1 error"),
+        ("--no-stream", ipp.CompositeError, "one or more exceptions raised in: %px"),
+    ]:
+        outcome = shell.run_cell(f"%%px {options}\nraise ValueError('bad')")
+        shown = capsys.readouterr()
+        assert type(outcome.error_in_exec) is kind
+        assert str(outcome.error_in_exec).splitlines()[0] == text
+        shown = plain(shown.out + shown.err)
+        assert shown.count("ValueError: bad") == 1 and "magics.py" not in shown
+        assert "[2:execute]" in shown or "[0-3:execute]" in shown
+
+
+def test_errors_without_engines_are_told_shortly(shell, px, fake, capsys):
+    assert isinstance(shell.run_cell("%%px -t 9\n1").error_in_exec, IndexError)
+    assert plain(capsys.readouterr().out) == "IndexError: No such engine: 9\n"
+    for number in range(4):
+        fake.call(fake.remove_engine, number)
+    assert wait_until(lambda: not px.view.client.ids)
+    assert isinstance(shell.run_cell("%px 1").error_in_exec, ipp.NoEnginesRegistered)
+    assert plain(capsys.readouterr().out) == (
+        "NoEnginesRegistered: This operation requires engines. Try client.wait_for_engines(n) to wait for "
+        "engines to register.\n"
+    )
+
+
 @pytest.mark.parametrize("options", ["--no-stream", "--stream"])
 def test_nothing_is_lost_when_a_cell_fails(shell, px, capsys, options):
     cell = "print('before')\nif engine_id == 1: raise ValueError('bad')\n_ = 0\n7"
@@ -238,7 +266,7 @@ def test_nothing_is_lost_when_a_cell_fails(shell, px, capsys, options):
     assert capsys.readouterr().out.count("before") == 4
 
 
-def test_what_is_queued_behind_a_failure_is_not_run(shell, px, client, fake):
+def test_what_is_queued_behind_a_failure_is_not_run(shell, px, client, fake, capsys):
     px.view.block = False
     fake.paused.set()
     shell.run_line_magic("px", "x = 1")
@@ -250,8 +278,8 @@ def test_what_is_queued_behind_a_failure_is_not_run(shell, px, client, fake):
     with pytest.raises(ipp.TaskAborted):
         behind.get(10)
     assert client[:]["x"] == [1] * 4
-    with pytest.raises(ipp.TaskAborted):
-        shell.run_line_magic("pxresult", "")
+    assert isinstance(shell.run_cell("%pxresult").error_in_exec, ipp.TaskAborted)
+    assert "magics.py" not in capsys.readouterr().out
 
 
 def test_no_streaming_where_nobody_looks(shell, px, connect, monkeypatch):
