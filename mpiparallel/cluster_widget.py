@@ -31,7 +31,10 @@ def bundle(cluster: Any) -> dict[str, Any]:
     if panel is None:
         return {}
     panel.refresh()
-    return dict(panel.box._repr_mimebundle_())
+    # Text and HTML remain the cluster's own, for front-ends that know no widgets.
+    return {
+        name: part for name, part in panel.box._repr_mimebundle_().items() if not name.startswith("text/")
+    }
 
 
 def panel_of(cluster: Cluster) -> Panel | None:
