@@ -213,10 +213,11 @@ def test_coroutines_leave_the_event_loop_free(own, state_dir):
     assert own.value("rc.ids") == [0, 1]
     own.do("await cluster.resize(3)")
     assert own.value("rc.ids") == [0, 1, 2]
-    own.do("name = await cluster.start_engines(1)\nawait cluster.stop_engines(name)")
+    own.do("name = await cluster.start_engines(1)\nrc.wait_for_engines(4)\nawait cluster.stop_engines(name)")
+    assert wait_until(lambda: own.value("rc.ids") == [0, 1, 2])
     own.do("other = await cluster.connect_client()\nother.close()")
-    own.do("await cluster.restart_engines(list(cluster.engines)[1])\nrc.wait_for_engines(3)")
-    assert own.value("rc.ids") == [0, 1, 2]
+    own.do("await cluster.restart_engines(list(cluster.engines)[1])")
+    assert wait_until(lambda: own.value("rc.ids") == [0, 1, 2], 60)
     own.do("await cluster.resize(2, restart=True)")
     assert own.value("rc[:].apply_sync(lambda: mpi_size)") == [2, 2]
     own.do("await cluster.stop_cluster()\nticking.cancel()")
