@@ -9,8 +9,6 @@ parameters come from a generator that never ends; only so many are under way as 
 import itertools
 import math
 
-from tqdm import tqdm
-
 import mpiparallel as ipp
 
 TRIES = 300
@@ -41,16 +39,14 @@ def main():
         rc.wait_for_engines(1, timeout=60)
         lview = rc.load_balanced_view()
         tried, found = parameters(), []
-        results = lview.imap(turns, parameters())
-        bar = tqdm(zip(tried, results, strict=False), total=TRIES, unit="run", desc="sweep")
-        for number, ((force, frequency), count) in enumerate(bar, 1):
+        results = lview.imap(turns, parameters(), progress=True, total=TRIES)
+        for number, ((force, frequency), count) in enumerate(zip(tried, results, strict=False), 1):
             if count >= 1:
                 found.append((count, force, frequency))
-                bar.set_postfix(found=len(found))
+                results.bar.set_description(f"{len(found)} found")
             if number == TRIES or len(found) == WANTED:
                 break
         results.close()  # what has not begun is taken out of the queues
-        bar.close()
         print(f"{len(found)} of {number} pendulums turned over:")
         for count, force, frequency in sorted(found, reverse=True):
             print(f"  force {force:.3f}, frequency {frequency:.3f}: {math.floor(count)} turns")

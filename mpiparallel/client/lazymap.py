@@ -99,7 +99,7 @@ class LazyMapIterator(Shown, Iterator[Any]):
         self._finalizer = weakref.finalize(self, _Sent.abort, self._sent)
         self._finalizer.atexit = False
         if progress:
-            self._sent.follower = Follower(self._sent.tally, total, name, any_thread=True)
+            self._sent.follower = Follower(self._sent.tally, total, name, "item", any_thread=True)
         self._top_up()
 
     def __repr__(self) -> str:

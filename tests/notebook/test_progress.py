@@ -1,0 +1,212 @@
+"""Progress bars over real work: a widget in a kernel, text in a terminal."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from notebook.conftest import CONNECT
+
+pytestmark = pytest.mark.mpi
+
+WORK = """
+def work(n, seconds=0.02):
+    import time
+    time.sleep(seconds)
+    if n % 10 == 3:
+        raise ValueError(n)
+    return n
+
+lview = rc.load_balanced_view()
+"""
+
+
+def bars(page):
+    """Return what the bars of a cell show by now: the left text, the bar, the right text; None: hidden."""
+    states = {}
+    for message in page.messages:
+        content = message["content"]
+        if message["header"]["msg_type"] in ("comm_open", "comm_msg"):
+            states.setdefault(content["comm_id"], {}).update(content["data"].get("state", {}))
+        elif message["header"]["msg_type"] == "comm_close":
+            states[content["comm_id"]]["closed"] = True
+    found = []
+    for bundle in page.bundles():
+        box = states[bundle["application/vnd.jupyter.widget-view+json"]["model_id"]]
+        if box.get("closed"):
+            found.append(None)
+            continue
+        left, bar, right = (states[child.removeprefix("IPY_MODEL_")] for child in box["children"])
+        found.append((left["value"].replace("\u2007", " "), bar, right["value"].replace("\u2007", " ")))
+    return found
+
+
+def test_a_widget_follows_a_map(kernel):
+    kernel.do(WORK)
+    cell = kernel.start("lview.map_async(work, [1] * 200).wait_interactive()")
+    page = cell.until(lambda page: page.bundles() and 0 < bars(page)[0][1]["value"] < 200)
+    page = cell.finish()
+    assert page.error is None and page.text() == ""
+    [(left, bar, right)] = bars(page)
+    assert left.startswith("work: 100%")
+    assert (bar["value"], bar["max"], bar["bar_style"]) == (200, 200, "success")
+    assert re.search(r"200/200 \[\d\d:\d\d&lt;00:00, .*item/s, engines 0", right), right
+    # The text that is stored with the notebook is that of the end, though it was displayed at the start.
+    [text] = page.mime("text/plain")
+    assert text.startswith("work: 100%") and "200/200" in text
+
+
+def test_a_widget_tells_of_failures(kernel):
+    kernel.do(WORK)
+    [(_, bar, right)] = bars(kernel.run("lview.map_async(work, range(40), chunksize=2).wait_interactive()"))
+    assert (bar["value"], bar["bar_style"]) == (40, "danger")
+    assert "40/40" in right and "8 failed: ValueError" in right  # four chunks of two
+    code = "lview.map_async(work, range(40), return_exceptions=True).wait_interactive()"
+    [(_, bar, right)] = bars(kernel.do(code))
+    assert (bar["value"], bar["bar_style"]) == (40, "danger")
+    assert "4 failed: ValueError" in right
+    code = "view.map_async(work, range(40), return_exceptions=True).wait_interactive()"
+    [(_, bar, right)] = bars(kernel.do(code))
+    assert (bar["value"], "4 failed: ValueError" in right) == (40, True)
+
+
+def test_imap_counts_what_is_taken(kernel):
+    kernel.do(WORK)
+    page = kernel.do(
+        "values = lview.imap(work, iter(int, 1), progress=True, total=100)\n"
+        "for number, value in enumerate(values, 1):\n"
+        "    if number == 60: break\n"
+        "values.bar.set_description('broken off')\n"
+        "values.close()\n"
+    )
+    [(left, bar, right)] = bars(page)
+    assert "broken off" in left
+    assert (bar["value"], bar["max"], bar["bar_style"]) == (60, 100, "danger")
+    page = kernel.do("print(sum(lview.imap(work, (0 for _ in range(7)), progress=True, total=100)))")
+    [(_, bar, right)] = bars(page)
+    assert page.stdout == "0\n"
+    assert (bar["value"], bar["max"], bar["bar_style"]) == (7, 7, "success")
+    page = kernel.do("print(list(view.imap(work, range(3), progress=True)))")
+    [(_, bar, _)] = bars(page)
+    assert page.stdout == "[0, 1, 2]\n" and bar["value"] == 3
+
+
+def test_long_maps_show_a_bar_by_themselves(kernel):
+    kernel.do(WORK)
+    assert kernel.do("lview.map_sync(work, [1] * 8)").bundles() != []  # its value
+    assert bars(kernel.do("_ = lview.map_sync(work, [1] * 8)")) == []
+    for view in ("lview", "view"):
+        cell = kernel.start(f"_ = {view}.map_sync(work, [1] * 16, [0.8] * 16)")
+        page = cell.until(lambda page: page.bundles() and bars(page)[0][2])
+        assert bars(page)[0][1]["max"] == 16
+        page = cell.finish()
+        assert page.error is None and bars(page) == [None]  # gone, as nobody asked for it
+    assert bars(kernel.do("_ = lview.map_sync(work, [1] * 16, [0.8] * 16, progress=False)")) == []
+
+
+def test_parts_that_are_waited_for(kernel):
+    kernel.do("view.scatter('delay', [0, 0, 2, 2], flatten=True, block=True)")
+    cell = kernel.start(
+        "ar = view.execute('import time; time.sleep(delay)', block=False)\n"
+        "ar.wait_interactive()\n"
+        "view.apply_async(time.sleep, 0).wait_interactive()"
+    )
+    cell.until(lambda page: page.bundles() and "2/4 engines" in bars(page)[0][2])
+    assert "waiting for engines 2-3" in bars(cell.page)[0][2]
+    page = cell.finish()
+    assert page.error is None
+    for (left, bar, right), name in zip(bars(page), ("execute", "sleep"), strict=True):
+        assert left.startswith(name) and bar["value"] == 4
+        assert "4/4 engines" in right and "waiting" not in right
+
+
+def test_the_stop_button_leaves_the_bar_where_it_was(kernel):
+    kernel.do(WORK)
+    cell = kernel.start("ar = lview.map_async(work, [1] * 16, [0.5] * 16); ar.wait_interactive()")
+    cell.until(lambda page: page.bundles() and bars(page)[0][1]["value"] > 0)
+    kernel.interrupt()
+    page = cell.finish()
+    assert page.error == "KeyboardInterrupt: "
+    [(_, bar, _)] = bars(page)
+    assert 0 < bar["value"] < 16 and bar["bar_style"] == "danger"
+    assert kernel.do("print(ar.get() == [1] * 16)").stdout == "True\n"
+    page = kernel.do("print('shown')")
+    assert page.stdout == "shown\n"
+
+
+def test_engines_on_their_way(kernel):
+    page = kernel.do(
+        "rc.wait_for_engines(4)\n"
+        "try: rc.wait_for_engines(5, timeout=1)\n"
+        "except TimeoutError as error: print(error)\n"
+    )
+    [(left, bar, right)] = bars(page)
+    assert page.stdout == "5 engines not ready in 1 seconds. Currently ready: 4\n"
+    assert left.startswith("engines") and (bar["value"], bar["max"], bar["bar_style"]) == (4, 5, "danger")
+    assert "4/5 engines" in right
+
+
+def test_nobody_looks_on(make_kernel, cluster):
+    quiet = make_kernel(IPP_NONINTERACTIVE="1")
+    quiet.do(CONNECT.format(file=cluster.connection_file) + WORK)
+    try:
+        page = quiet.do(
+            "lview.map_async(work, [1] * 20).wait_interactive()\n"
+            "_ = lview.map_sync(work, [1] * 16, [0.8] * 16)\n"
+            "for value in lview.imap(work, [1] * 5, progress=True): pass\n"
+            "_ = rc.wait_interactive()\n"
+        )
+        assert page.outputs == []
+        [shown] = bars(quiet.do("lview.map_async(work, [1] * 20).wait_interactive(widget=True)"))
+        assert shown[1]["value"] == 20
+    finally:
+        quiet.do("rc.close()")
+
+
+# ---------------------------------------------------------------- terminals
+
+
+def test_a_bar_in_a_terminal(terminal):
+    terminal.run(WORK)
+    shown = terminal.run("lview.map_async(work, range(40), chunksize=2).wait_interactive()")
+    [line] = shown.split("\n")
+    assert re.match(r"work: 100%\|█+\| 40/40 \[\d\d:\d\d<00:00, +[\d.]+item/s, 8 failed: ValueError, ", line)
+    shown = terminal.run("_ = lview.map_sync(work, [1] * 16, [0.8] * 16)")
+    assert shown == ""  # it was there for a while
+    assert re.search(r"work: +\d+%\|.*/16 \[00:0[23]", terminal.raw)
+    shown = terminal.run("ar = [view.apply_async(work, 1) for _ in range(3)]; rc.wait_interactive()")
+    assert "wait: 100%" in shown and "12/12" in shown and "engines 0-3: 3 each" in shown
+
+
+def test_ctrl_c_beside_a_bar(terminal):
+    terminal.run(WORK)
+    terminal.start("ar = lview.map_async(work, [1] * 16, [0.5] * 16); ar.wait_interactive()")
+    terminal.until(lambda: re.search(r"\| [1-9]\d*/16", terminal.shown()))
+    terminal.press("c")
+    shown = terminal.finish()
+    assert "KeyboardInterrupt" in shown
+    assert terminal.run("ar.get() == [1] * 16").endswith("True")
+
+
+def test_what_is_printed_beside_a_bar(terminal):
+    terminal.run(
+        "from mpiparallel.client import progress\n"
+        "import threading\n"
+        "def say():\n"
+        "    for number in range(5):\n"
+        "        time.sleep(0.2)\n"
+        "        with progress.paused('begun'):\n"
+        "            print('begun', end='', flush=True)\n"
+        "        time.sleep(0.2)\n"
+        "        with progress.paused():\n"
+        "            print(', ended', number, flush=True)\n"
+    )
+    shown = terminal.run(
+        "thread = threading.Thread(target=say); thread.start()\n"
+        "view.apply_async(time.sleep, 3).wait_interactive(); thread.join()"
+    )
+    lines = shown.split("\n")
+    assert lines[:5] == [f"begun, ended {number}" for number in range(5)]
+    assert re.match(r"sleep: 100%\|█+\| 4/4 engines \[00:0[34]\]$", lines[5]), lines[5]
+    assert len(lines) == 6
