@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
 
 REMEMBERED = 256  # requests whose end is remembered, for a new leader
+AGAIN = 0.5  # seconds after an interrupt in which another one means the same
 
 
 class Executor:
@@ -48,8 +49,8 @@ class Executor:
         When it began (time.monotonic()), or when the last one ended.
     tasks : int
         How many tasks have begun.
-    interrupt_due : float or None
-        When an interrupt was sent that Python has not heard yet: user code is in C.
+    interrupt_due : (float, Submit) or None
+        When, and in which request, an interrupt was sent that Python has not heard yet: user code is in C.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Executor:
         self.gang_comm: Callable[[Submit], Any] | None = None  # gives the communicator of a gang
         self._interruptible = False
         self._held_back = False  # whether an interrupt came while it could not be raised
-        self.interrupt_due: float | None = None
+        self._raised_at = 0.0  # when the last interrupt was raised in this task
+        self.interrupt_due: tuple[float, Submit] | None = None
         self._pid = os.getpid()
         self.current: Submit | None = None
         self.ended: OrderedDict[str, str] = OrderedDict()  # requests answered last, and how
@@ -77,7 +79,7 @@ class Executor:
         self.tasks = 0
         self.busy = False
         self.finished = False
-        signal.signal(signal.SIGINT, self._interrupt)
+        self._listen()
 
     # ------------------------------------------------------------ called by the courier
 
@@ -133,6 +135,7 @@ class Executor:
         if work is None:
             return False
         if isinstance(work, Task):
+            self._held_back = False
             self.current, self.since = work.header, time.monotonic()  # at no moment it is in neither place
         if self._waiting.pop(number, None) is None:
             self.current = None  # aborted just now
@@ -149,11 +152,24 @@ class Executor:
             self.current, self.since = None, time.monotonic()
         return True
 
+    def _listen(self) -> None:
+        """Take interrupts, also when the task before has left another handler, or none."""
+        if not self.listens:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    @property
+    def listens(self) -> bool:
+        """Whether interrupts come here; user code may have set a handler of its own."""
+        return signal.getsignal(signal.SIGINT) == self._interrupt
+
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._held_back = True
         self.interrupt_due = None
-        if self._interruptible:
-            self._interruptible = False  # one is enough: a second would hit our own code
+        now = time.monotonic()
+        # Two at a time are one: the second would hit those who deal with the first. A later one is for user
+        # code that has caught the first and goes on.
+        if self._interruptible and now - self._raised_at > AGAIN:
+            self._raised_at = now
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -161,13 +177,16 @@ class Executor:
         """Let nothing interrupt what a part of a task does here; raise it afterwards."""
         self._interruptible = self._held_back = False
         yield
-        if self._held_back:
-            raise KeyboardInterrupt
         self._interruptible = True
+        if self._held_back:
+            self._raised_at = time.monotonic()
+            raise KeyboardInterrupt
 
     def _run_task(self, message: Task) -> None:
         header = message.header
         self._output.begin(header.request, header.client)
+        self._raised_at = 0.0
+        self._listen()
         started = time.time()
         if self._guard is not None:
             self._guard.begin_task()
@@ -199,6 +218,8 @@ class Executor:
         try:
             try:
                 self._interruptible = True
+                if self._held_back:  # since the task is seen to run
+                    raise KeyboardInterrupt
                 if message.header.options.get("gang") and self.gang_comm is not None:
                     value = self.verbs.run_with(message, self.gang_comm(message.header))
                 else:

@@ -75,12 +75,13 @@ class Watcher:
             self._post(Message(Blocked(self._rank, current.request, wait, line_text(user_frames()))))
 
     def _check_interrupt(self, now: float) -> None:
-        due, current = self._executor.interrupt_due, self._executor.current
-        if due is None or now - due < C_CODE_AFTER:
+        due = self._executor.interrupt_due
+        if due is None or now - due[0] < C_CODE_AFTER:
             return
         self._executor.interrupt_due = None
-        if current is None:
-            return
+        current = self._executor.current
+        if current is not due[1]:
+            return  # what was interrupted has ended
         where = line_text(user_frames())
         if self._guard is not None and self._guard.revoke_all():
             how = "its communicators were revoked, which ends MPI calls"
@@ -129,8 +130,10 @@ class Watcher:
 
     def signal(self, message: Signal) -> None:
         """Send a signal to this very process."""
-        if message.signum == signal.SIGINT and self._executor.busy:
-            self._executor.interrupt_due = time.monotonic()
+        current = self._executor.current
+        # A handler of user code does as it likes, and does not say whether it was called.
+        if message.signum == signal.SIGINT and current is not None and self._executor.listens:
+            self._executor.interrupt_due = (time.monotonic(), current)
         os.kill(os.getpid(), message.signum)
 
     def cut(self, order: Cut) -> None:

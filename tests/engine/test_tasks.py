@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import wait_until
 
 import mpiparallel as ipp
 
@@ -180,6 +181,51 @@ def test_a_signal_interrupts_sleep_and_spares_the_engine(rc):
         sleeping.get(timeout=0)
     rc.send_signal("SIGINT", block=True)  # nothing runs: nothing happens
     assert view.apply_sync(os.getpid) == pids
+
+
+def test_a_cell_that_catches_an_interrupt_is_ended_by_the_next(rc):
+    view = rc[:]
+    cell = """
+import time
+try:
+    print("begun")
+    time.sleep(60)
+except KeyboardInterrupt:
+    caught = True
+time.sleep(60)
+"""
+    sleeping = view.execute(cell, block=False)
+    assert wait_until(lambda: sleeping.stdout == ["begun\n"] * 4)
+    while not sleeping.done() and time.time() < sleeping.submitted[0].timestamp() + 10:
+        rc.send_signal(signal.SIGINT, block=True)
+        sleeping.wait(0.2)
+    with pytest.raises(ipp.CompositeError, match="KeyboardInterrupt"):
+        sleeping.get(timeout=0)
+    assert view["caught"] == [True] * 4
+
+
+def test_a_handler_of_user_code_is_no_c_code_and_ends_with_its_task(rc):
+    view = rc[:]
+    cell = """
+import signal, time
+heard = []
+signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+print("begun")
+while not heard:
+    time.sleep(0.01)
+time.sleep(1.5)  # longer than C code is given to look
+"""
+    handling = view.execute(cell, block=False)
+    assert wait_until(lambda: handling.stdout == ["begun\n"] * 4)
+    rc.send_signal(signal.SIGINT, block=True)
+    handling.get(timeout=30)
+    assert not any(task.request.notices for task in handling._tasks)
+    sleeping = view.execute("print('begun')\ntime.sleep(60)", block=False)
+    assert wait_until(lambda: sleeping.stdout == ["begun\n"] * 4)
+    rc.send_signal(signal.SIGINT, block=True)
+    with pytest.raises(ipp.CompositeError, match="KeyboardInterrupt"):
+        sleeping.get(timeout=10)
+    assert view["heard"] == [[signal.SIGINT]] * 4
 
 
 def test_requests_run_in_the_order_sent(rc):

@@ -61,8 +61,14 @@ def kernel(_kernel: Kernel, cluster: Cluster) -> Kernel:
 
 
 def _ready(kernel: Kernel, cluster: Cluster) -> None:
-    known = f"'rc' in globals() and rc.ids == {list(range(4))} and not rc._connection.lost"
-    if not kernel.value(known):
+    try:
+        ready = kernel.value(
+            f"'rc' in globals() and rc.ids == {list(range(4))} and not rc._connection.lost", 10
+        )
+    except TimeoutError:  # a test has failed and left it busy
+        kernel.restart(now=True)
+        ready = False
+    if not ready:
         kernel.do("if 'rc' in globals(): rc.close()\n" + CONNECT.format(file=cluster.connection_file))
     kernel.do("rc.clear(block=True)")
 
