@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ LINE_SOON = 1.0  # ... at least, also when another tenth is done
 PATIENCE = 1.0  # seconds that who prints waits for who draws
 
 _patience = PATIENCE  # at this moment
+_kept = threading.local()
 
 
 def make_bar(widget: bool | None = None, **options: Any) -> Any:
@@ -260,6 +262,30 @@ def draw(bar: Any) -> None:
     else:
         with bar.get_lock():
             bar.refresh(nolock=True)
+
+
+@contextmanager
+def below_output() -> Iterator[None]:
+    """Keep this thread's bars on the screen until the end of the context, when all output has been shown.
+
+    What comes last is printed above them then, and lines that overwrite themselves are where they were.
+    """
+    outer, _kept.bars = getattr(_kept, "bars", None), []
+    try:
+        yield
+    finally:
+        bars, _kept.bars = _kept.bars, outer
+        for bar in bars:
+            close(bar)
+
+
+def close(bar: Any) -> None:
+    """Close a bar, now or at the end of `below_output`."""
+    kept = getattr(_kept, "bars", None)
+    if kept is None or bar.gui:
+        bar.close()
+    else:
+        kept.append(bar)
 
 
 def _is_on_screen(bar: Any) -> bool:

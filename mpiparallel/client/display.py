@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel.client import progress
 from mpiparallel.client.executereply import ExecuteReply, publish
 from mpiparallel.client.folding import Block, Folder
 from mpiparallel.client.screen import Screen, where
@@ -33,11 +34,12 @@ def folds(result: AsyncResult, fold: bool | None) -> bool:
 def stream_output(result: AsyncResult, fold: bool | None = None) -> Iterator[None]:
     """Show output of `result` while it comes; on leaving, all that came until then has been shown."""
     stream = Stream(result, folds(result, fold))
-    stream.start()
-    try:
-        yield
-    finally:
-        stream.stop()
+    with progress.below_output():
+        stream.start()
+        try:
+            yield
+        finally:
+            stream.stop()
 
 
 def display_outputs(result: AsyncResult, groupby: str, result_only: bool, fold: bool | None = None) -> None:

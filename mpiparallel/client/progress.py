@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from mpiparallel.client.bars import draw, make_bar, mark_as_failed, set_total
+from mpiparallel.client.bars import below_output as below_output
+from mpiparallel.client.bars import close, draw, make_bar, mark_as_failed, set_total
 from mpiparallel.client.bars import paused as paused
 from mpiparallel.client.executereply import get_ipython
 from mpiparallel.client.tally import Tally
@@ -131,8 +133,16 @@ class Follower:
         bar.set_postfix_str(words, refresh=False)
         draw(bar)
 
-    def close(self, complete: bool = False) -> None:
-        """Draw the bar for the last time; `complete`: what is done by now is all there was."""
+    def close(self, complete: bool = False, broken: bool = False) -> None:
+        """Draw the bar for the last time.
+
+        Parameters
+        ----------
+        complete
+            What is done by now is all there was.
+        broken
+            The waiting has ended early: what is said about that comes below the bar.
+        """
         bar = self.bar
         if bar is None or bar.disable:
             return
@@ -141,7 +151,7 @@ class Follower:
                 set_total(bar, self._count().done)
             self._draw(time.monotonic(), last=True)
         finally:
-            bar.close()
+            (bar.close if broken else partial(close, bar))()
 
 
 def follower_of(result: AsyncResult, **options: Any) -> Follower:
@@ -154,11 +164,13 @@ def follower_of(result: AsyncResult, **options: Any) -> Follower:
 def attached(result: AsyncResult, follower: Follower) -> Iterator[None]:
     """Let `follower` draw whenever this thread waits for `result`, until the end of the context."""
     before, result._follower = result._follower, follower
+    broken = True
     try:
         yield
+        broken = False
     finally:
         result._follower = before
-        follower.close()
+        follower.close(broken=broken)
 
 
 @contextmanager

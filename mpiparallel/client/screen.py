@@ -222,7 +222,7 @@ class Screen:
         if not self._todo and (lines == self._rows or self.place == "notebook"):
             return
         todo, self._todo = self._todo, []
-        with progress.paused(self._line):
+        with progress.paused("" if lines else self._line):  # rows end their lines
             if self._rows:
                 sys.stdout.write(f"\x1b[{len(self._rows)}A\r\x1b[J")
                 self._rows = []

@@ -84,7 +84,7 @@ def test_imap_counts_what_is_taken(kernel):
     assert "broken off" in left
     assert (bar["value"], bar["max"], bar["bar_style"]) == (60, 100, "danger")
     page = kernel.do("print(sum(lview.imap(work, (0 for _ in range(7)), progress=True, total=100)))")
-    [(_, bar, right)] = bars(page)
+    [(_, bar, _)] = bars(page)
     assert page.stdout == "0\n"
     assert (bar["value"], bar["max"], bar["bar_style"]) == (7, 7, "success")
     page = kernel.do("print(list(view.imap(work, range(3), progress=True)))")
@@ -210,3 +210,21 @@ def test_what_is_printed_beside_a_bar(terminal):
     assert lines[:5] == [f"begun, ended {number}" for number in range(5)]
     assert re.match(r"sleep: 100%\|█+\| 4/4 engines \[00:0[34]\]$", lines[5]), lines[5]
     assert len(lines) == 6
+
+
+def test_a_cell_with_bars_of_its_own(terminal):
+    terminal.run("rc.activate()")
+    shown = terminal.run(
+        "%%px\n"
+        "import sys, time\n"
+        "for number in range(30):\n"
+        "    print(f'\\rstep {number}', end='', flush=True)\n"
+        "    time.sleep(0.1)\n"
+        "print('\\nended')\n"
+    )
+    # The cell's own line has been overwritten in its place, beside ours, which stands below all that was said.
+    lines = shown.split("\n")
+    said = {line for line in lines[:-1] if not re.fullmatch(r"\[stdout:[\d, -]+\] ?", line)}
+    assert said == {"step 29", "ended"}, shown
+    assert re.match(r"%px: 100%\|█+\| 4/4 engines \[00:0[345]\]$", lines[-1]), shown
+    assert re.search(r"%px: +0%\|.*waiting for engines 0-3\]", terminal.raw)
