@@ -122,8 +122,7 @@ class Soak:
                 self.traffic(rc, seconds)
             finally:
                 if other is not None:
-                    other.send_signal(signal.SIGINT)
-                    other.wait(30)
+                    self.end(other)
 
     def second_world(self, cluster: Any) -> subprocess.Popen[bytes] | None:
         """Start the second world, with the other MPI if there is one; then return what has to be ended."""
@@ -149,6 +148,17 @@ class Soak:
         )
         with (self.folder / "second-world.log").open("ab") as log:
             return subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def end(self, world: subprocess.Popen[bytes]) -> None:
+        """Interrupt the second world, which ends it."""
+        world.send_signal(signal.SIGINT)
+        try:
+            world.wait(30)
+        except subprocess.TimeoutExpired:
+            said = (self.folder / "second-world.log").read_text(errors="replace")[-4000:]
+            self.failures.append(f"the second world has not ended 30 s after an interrupt; it said:\n{said}")
+            world.kill()
+            world.wait()
 
     # ------------------------------------------------------------ traffic
 

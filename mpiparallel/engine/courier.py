@@ -33,7 +33,7 @@ from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
-from mpiparallel.wire.between import Cut, Drop, Examine, Held, Made, Renew
+from mpiparallel.wire.between import Complete, Cut, Drop, Examine, Held, Made, Release, Renew
 from mpiparallel.wire.messages import (
     Abort,
     Consumed,
@@ -229,6 +229,8 @@ class Courier(threading.Thread):
             Made: lambda m: self.current.made(m.header, self.mail.take_comm),
             Drop: lambda m: self.current.drop(m.header),
             Renew: lambda m: watcher.renew(m.header, self.mail.take_comm),
+            Complete: lambda m: watcher.complete(m.header),
+            Release: lambda m: watcher.release(m.header),
         }
 
     def _take_stop(self, message: Message) -> None:

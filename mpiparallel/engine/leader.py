@@ -16,12 +16,13 @@ import msgspec
 
 from mpiparallel import peek
 from mpiparallel.engine.bridge import Bridge
+from mpiparallel.engine.clearing import Clearing
 from mpiparallel.engine.gangs import Gangs
 from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
 from mpiparallel.engine.world import World
-from mpiparallel.wire.between import Blocked, Broken, Held, Ledgers, Renew, Want
+from mpiparallel.wire.between import Blocked, Broken, Completed, Held, Ledgers, Remains, Renew, Want
 from mpiparallel.wire.messages import (
     AnyHeader,
     Message,
@@ -61,6 +62,7 @@ class Leader:
         )
         self._gangs = Gangs(self._begin_comm, self._tell, self.overseer.is_open_for)
         self._gangs.alive(world.places, len(world.lost))
+        self._clearing = Clearing(self._tell)
         self._questions = Questions(world, first, lambda answer: bridge.post(Message(answer)))
         self._held: dict[int, Held] | None = None  # what the ranks say, while we are not connected
         self._unnoticed: dict[int, float] = {}  # ranks that the controller says are dead: since when
@@ -85,6 +87,10 @@ class Leader:
             self.overseer.ledgers(header, now)
         elif isinstance(header, Broken):
             self.overseer.broken(header)
+        elif isinstance(header, Remains):
+            self._clearing.remains(header)
+        elif isinstance(header, Completed):
+            self._clearing.completed(header)
         elif isinstance(header, Want):
             self._gangs.want(header)
         elif isinstance(header, Held):
@@ -138,6 +144,7 @@ class Leader:
 
     def _renew(self, places: Sequence[int], order: Renew) -> None:
         order = msgspec.structs.replace(order, made=self._begin_comm(places))
+        self._clearing.begin(order.comm, places)
         for place in places:
             self._tell(place, order)
 
@@ -206,6 +213,7 @@ class Leader:
             self.bridge.lost(ranks)
         places = [self._world.place_of(rank) for rank in ranks if rank >= self._world.shift]
         self._questions.lost(places)
+        self._clearing.lost()
         self._gangs.alive(self._world.places, len(self._world.lost))
         if places:
             self.overseer.lost(places, now)

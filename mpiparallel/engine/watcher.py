@@ -16,12 +16,24 @@ from mpiparallel.engine.executor import Executor
 from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.engine.world import user_names
 from mpiparallel.error import DeadlockError, PeerFailed
-from mpiparallel.wire.between import Blocked, Broken, Cut, Examine, Ledgers, Renew
+from mpiparallel.wire.between import (
+    Blocked,
+    Broken,
+    Complete,
+    Completed,
+    Cut,
+    Examine,
+    Ledgers,
+    Release,
+    Remains,
+    Renew,
+)
 from mpiparallel.wire.messages import Message, Notice, Signal, Whereabouts
 from mpiparallel.wire.waits import Place
 
 if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
+    from mpiparallel.engine.guard.remains import Remainder
 
 REPORT_AFTER = 0.1  # seconds after which a wait is reported
 LOOK_EVERY = 0.05
@@ -52,6 +64,8 @@ class Watcher:
         self._executor, self._guard, self._post = executor, guard, post
         self._reported: int | None = None  # the number of the wait that the overseer knows of
         self._looked = 0.0
+        self._remainders: dict[str, Remainder] = {}  # of communicators that were replaced
+        self._ending: dict[str, Remainder] = {}  # those of them that are being completed
 
     # ------------------------------------------------------------ by itself
 
@@ -63,6 +77,9 @@ class Watcher:
         self._check_interrupt(now)
         if self._guard is None:
             return
+        for comm in [comm for comm, remainder in self._ending.items() if remainder.has_ended()]:
+            del self._ending[comm]
+            self._post(Message(Completed(self._rank, comm)))
         wait = self._guard.current()
         if self._reported is not None and (wait is None or wait.number != self._reported):
             self._reported = None
@@ -150,6 +167,8 @@ class Watcher:
         """Report what ranks' deaths have broken, and to a new leader what the last one was told."""
         if new_leader:
             self._reported = None
+        self._remainders.clear()
+        self._ending.clear()
         if self._guard is None or (self._executor.busy and not new_leader):
             return
         self._guard.take_broken()
@@ -172,7 +191,11 @@ class Watcher:
 
         def swap() -> None:
             assert self._guard is not None
-            self._guard.renew(order.comm, comm, order.members, order.fresh)
+            remainder = self._guard.renew(order.comm, comm, order.members, order.fresh)
+            if remainder.ledger is not None:
+                self._remainders[order.comm] = remainder
+            remains = Remains(self._rank, order.comm, remainder.ledger, remainder.operations)
+            self._post(Message(remains))
             names = self._executor.verbs.names
             fixed = user_names(self._engine_id)
             # The size is another when ranks have died; what the user has made of these names stays.
@@ -181,3 +204,16 @@ class Watcher:
                     names[name] = fixed[name]
 
         self._executor.put(swap)
+
+    def complete(self, order: Complete) -> None:
+        """Begin what other ranks wait for on a communicator that was replaced."""
+        remainder = self._remainders.get(order.comm)
+        if remainder is not None:
+            remainder.begin(order.operations)
+            self._ending[order.comm] = remainder
+
+    def release(self, order: Release) -> None:
+        """Free a communicator that was replaced, between two tasks, or leave it as it is."""
+        remainder = self._remainders.pop(order.comm, None)
+        if remainder is not None and order.completed:
+            self._executor.put(remainder.free)

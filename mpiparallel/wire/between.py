@@ -5,6 +5,8 @@ Ranks are named by their place in the world as it began: a rank keeps its number
 
 from __future__ import annotations
 
+import msgspec
+
 from mpiparallel.wire.fields import Count, Failure, Header, Ranks
 from mpiparallel.wire.waits import Ledger, Wait
 
@@ -40,6 +42,54 @@ class Renew(Header, frozen=True):
     made: Count
     members: Ranks
     topology: list[list[int]] = []
+
+
+class Operation(msgspec.Struct, frozen=True, array_like=True):
+    """A non-blocking collective, as all ranks have to call it.
+
+    `name` is mpi4py's ("Iallreduce"), `typecode` and `count` are of one rank's part (as in `array`; "" for
+    none), `op` is the name of a predefined reduction, `root` a rank of the communicator or -1.
+    """
+
+    name: str
+    typecode: str = ""
+    count: Count = 0
+    op: str = ""
+    root: int = -1
+
+
+class Remains(Header, frozen=True):
+    """What `rank` has left of `comm`, which was broken and has been replaced.
+
+    `operations` are those that it began in its last collective, if it left that before its end; None: it did
+    not. Where not all is known there is no `ledger`.
+    """
+
+    rank: Count
+    comm: str
+    ledger: Ledger | None = None
+    operations: list[Operation] | None = None
+
+
+class Complete(Header, frozen=True):
+    """Begin these operations on what is left of `comm`, too, and say when all have ended."""
+
+    comm: str
+    operations: list[Operation] = []
+
+
+class Completed(Header, frozen=True):
+    """Everything that `rank` has begun on what is left of `comm` has ended."""
+
+    rank: Count
+    comm: str
+
+
+class Release(Header, frozen=True):
+    """Free what is left of `comm`, if all have `completed`; else leave it as it is."""
+
+    comm: str
+    completed: bool
 
 
 class Want(Header, frozen=True):

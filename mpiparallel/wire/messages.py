@@ -37,12 +37,16 @@ from mpiparallel.wire.balanced import Returned as Returned
 from mpiparallel.wire.between import (
     Blocked,
     Broken,
+    Complete,
+    Completed,
     Cut,
     Drop,
     Examine,
     Held,
     Ledgers,
     Made,
+    Release,
+    Remains,
     Renew,
     Want,
 )
@@ -347,7 +351,8 @@ AnyHeader = (
     | Submit | Result | Output | Consumed | Lacks | Supply
     | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
     | Balance | Recall | Returned | Received | Settled | Resend | Claim
-    | Blocked | Broken | Renew | Examine | Ledgers | Held | Cut | Want | Made | Drop
+    | Blocked | Broken | Renew | Remains | Complete | Completed | Release
+    | Examine | Ledgers | Held | Cut | Want | Made | Drop
 )  # fmt: skip
 
 NOBODY = -1  # in the place of an engine's id

@@ -9,6 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard.plain import Comm, Group, Request, Status
+from mpiparallel.engine.guard.remains import Left, kept, operation
 from mpiparallel.engine.guard.state import CommState, Receive, signature_text
 from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.error import PeerFailed
@@ -18,8 +19,6 @@ CANCEL_WITHIN = 1.0
 
 NOTICE_WITHIN = 1.0  # seconds in which a rank hears from MPI's runtime who has died
 
-# MPI goes on to read and write these for as long as the process lives.
-kept: list[Any] = []
 # Ranks of the world that have died, as the courier knows.
 dead: list[int] = []
 # Communicators that cannot be used any more, until `Guard.take_broken` has told of them.
@@ -32,8 +31,9 @@ _PROCESS_FAILED = {
 }
 
 
-def mark_broken(state: CommState, reason: str) -> None:
-    """Refuse all further calls on a communicator."""
+def mark_broken(state: CommState, reason: str, spoilt: bool = True) -> None:
+    """Refuse all further calls on a communicator; it is not `spoilt` if all that was left is in `left`."""
+    state.spoilt = state.spoilt or spoilt
     if state.broken is None:
         state.broken = reason
         newly_broken.append(state)
@@ -69,16 +69,35 @@ def broke_off(
     elif not request:
         return  # it was complete
     why = f"{call} was broken off by {type(error).__name__}"
-    kept.append((request, held))
-    before = state.broken
-    mark_broken(state, why)
-    if state.recent and signature_text(state.recent[-1]).partition("(")[0] == call:
+    before, spoilt = state.broken, state.spoilt
+    if request is not None and _is_last_collective(state, call):
+        leave(state, call, held, request)
+    else:
+        kept.append((request, held))
+        state.spoilt = True
+    mark_broken(state, why, spoilt=False)
+    if _is_last_collective(state, call):
         state.collective_broke_off()
     if receive is not None and request is not None and _cancel(request, receive) and before is None:
         # Nothing of the message was taken: the communicator is as before the call.
         kept.pop()
         newly_broken.remove(state)
-        state.broken = None
+        state.broken, state.spoilt = None, spoilt
+
+
+def leave(state: CommState, call: str, held: Any, request: Request) -> None:
+    """Note a collective of one operation that was left before its end."""
+    signature = state.recent[-1]
+    root = -1 if isinstance(signature, str) else signature[1]
+    args = held if isinstance(held, tuple) else (held,)
+    begun = operation(f"I{call.lower()}", args, root, len(state.members))
+    left = Left([request], held, [begun])
+    kept.append(left)
+    state.left.append(left)
+
+
+def _is_last_collective(state: CommState, call: str) -> bool:
+    return bool(state.recent) and signature_text(state.recent[-1]).partition("(")[0] == call
 
 
 def broke_off_exchange(

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from msgspec import structs
 
 from mpiparallel.engine.generations import base_of, generation_of
-from mpiparallel.engine.guard import faults, registry
+from mpiparallel.engine.guard import faults, registry, remains
 from mpiparallel.engine.guard.comm import GuardedAnyComm, GuardedComm
 from mpiparallel.engine.guard.files import GuardedFile
 from mpiparallel.engine.guard.matched import GuardedMessage
@@ -117,7 +117,7 @@ class Guard:
         """Mark as broken the communicators that this task has used: its messages could reach the next one."""
         for state in list(registry.states.values()):
             if state.used_by_task:
-                faults.mark_broken(state, reason)
+                faults.mark_broken(state, reason, spoilt=False)
 
     def take_broken(self) -> list[tuple[str, list[int], list[list[int]]]]:
         """Return id, members and grid of the communicators that have become broken since the last call."""
@@ -130,7 +130,9 @@ class Guard:
         states = [state for state in list(registry.states.values()) if state.broken is not None]
         return [(state.id, list(state.members), state.topology) for state in states]
 
-    def renew(self, id: str, comm: Any, members: Sequence[int], fresh: str | None = None) -> None:
+    def renew(
+        self, id: str, comm: Any, members: Sequence[int], fresh: str | None = None
+    ) -> remains.Remainder:
         """Put a new communicator in the place of one that is broken; every reference to it is healed.
 
         Parameters
@@ -141,18 +143,28 @@ class Guard:
             The world's numbers of its ranks.
         fresh
             What it is to be called from now on, if not as before.
+
+        Returns
+        -------
+        Remainder
+            What is left of the old one.
         """
         state = registry.states.get(id) or _by_base(id)
         if state is None:
-            return  # user code has dropped it
+            return remains.Remainder()  # user code has dropped it
         if state.rebuild is not None:
             if list(members) != list(state.members):
                 state.broken = "ranks of its graph have died"
-                return
+                return remains.Remainder()
             comm = state.rebuild(comm)
-        for known in state.objects():
+        remainder = remains.Remainder()
+        objects = state.objects()
+        if objects and state.id == id and _can_be_cleared(state, objects[0], members):
+            remainder = remains.Remainder(self.plain(objects[0]), state.left, state.ledger())
+        for known in objects:
             registry.set_handle(known, comm)
         _renewed(state, members, id if fresh is None else fresh)
+        return remainder
 
 
 def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
@@ -169,6 +181,12 @@ def _renewed(state: CommState, members: Sequence[int], fresh: str) -> None:
     state.broken, state.failed = None, -1
     state.forget()
     registry.states[fresh] = state
+
+
+def _can_be_cleared(state: CommState, comm: Any, members: Sequence[int]) -> bool:
+    """Whether a broken communicator may be freed, once what was left on it has been completed."""
+    special = state.spoilt or state.opaque or state.topology or state.rebuild is not None
+    return not special and list(members) == list(state.members) and Comm.__ne__(comm, registry.world.comm)
 
 
 def _is_to_come(id: str) -> bool:

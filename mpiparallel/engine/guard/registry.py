@@ -9,8 +9,9 @@ from typing import Any
 
 from mpi4py import MPI
 
-from mpiparallel.engine.guard.faults import kept, mark_broken
+from mpiparallel.engine.guard.faults import mark_broken
 from mpiparallel.engine.guard.plain import Comm, Group, Message
+from mpiparallel.engine.guard.remains import kept
 from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import nothing_known, wait
 

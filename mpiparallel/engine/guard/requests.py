@@ -8,8 +8,9 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard.classes import FromHandle, StandIn
-from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
+from mpiparallel.engine.guard.faults import broke_off, mark_broken
 from mpiparallel.engine.guard.plain import Grequest, Prequest, Request, Status
+from mpiparallel.engine.guard.remains import kept
 from mpiparallel.engine.guard.state import CommState, Receive
 from mpiparallel.engine.guard.waiting import wait
 from mpiparallel.wire.waits import Part
@@ -295,6 +296,7 @@ def collective_request(
         index = state.collectives
         state.collectives = index + 1
         state.recent.append(signature)
+        state.spoilt = True  # whether the user's request ever completes is not known
     except BaseException as error:
         broke_off(error, state, name, plain, args)
         raise

@@ -47,6 +47,10 @@ class CommState:
         Gives a plain communicator its topology, where this is not a Cartesian one.
     rank
         This rank's number in it.
+    left
+        What was left before its end, of which all is known; see `remains`.
+    spoilt
+        Whether something else was, or may have been.
     hidden_tag
         Of messages about it on our own duplicate of the world, where no receive of the user's can take them.
     groups
@@ -64,6 +68,7 @@ class CommState:
         "groups",
         "hidden_tag",
         "id",
+        "left",
         "members",
         "opaque",
         "pending",
@@ -73,6 +78,7 @@ class CommState:
         "recent",
         "references",
         "sent",
+        "spoilt",
         "topology",
         "used",
     )
@@ -98,6 +104,8 @@ class CommState:
         self.pending: dict[int, Receive] = {}
         self.groups: dict[tuple[int, ...], int] = {}
         self.opaque = False
+        self.left: list[Any] = []
+        self.spoilt = False
         self.begin_task()
 
     def begin_task(self) -> None:

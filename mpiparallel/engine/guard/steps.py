@@ -9,9 +9,10 @@ from typing import Any
 from mpi4py import MPI
 
 from mpiparallel.engine.guard.collectives import parts
-from mpiparallel.engine.guard.faults import broke_off, kept, mark_broken
+from mpiparallel.engine.guard.faults import broke_off, mark_broken
 from mpiparallel.engine.guard.plain import Comm, Message, Request
 from mpiparallel.engine.guard.registry import world
+from mpiparallel.engine.guard.remains import Left, kept, operation
 from mpiparallel.engine.guard.state import CommState
 from mpiparallel.engine.guard.waiting import wait
 
@@ -54,14 +55,24 @@ class Steps:
             begun = self.held[-1] if self.index >= 0 and self.held else None
             broke_off(error, self.state, self.name, begun, self.held)
         if self.index >= 0 or (self.held and not isinstance(error, Exception)):
-            kept.append(self.held)
-            mark_broken(self.state, f"{self.name} was broken off by {type(error).__name__}")
+            self._leave()
+            spoilt = isinstance(error, MPI.Exception) or self.index < 0
+            mark_broken(self.state, f"{self.name} was broken off by {type(error).__name__}", spoilt)
             self.state.collective_broke_off()
+
+    def _leave(self) -> None:
+        """Note what was begun, and what of it may go on."""
+        n_ranks = len(self.state.members)
+        started = [item for item in self.held if isinstance(item, tuple)]  # by `run`
+        begun = [operation(start.__name__, args, -1, n_ranks) for start, args in started]
+        left = Left([item for item in self.held if isinstance(item, Request)], self.held, begun)
+        kept.append(left)
+        self.state.left.append(left)
 
     def run(self, start: Callable[..., Request], *args: Any) -> None:
         """Start an operation and wait for it."""
         held = self.held
-        held.append(args)
+        held.append((start, args))
         request = start(self.comm, *args)
         if self.index < 0:
             self._begin()
