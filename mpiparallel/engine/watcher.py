@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from mpiparallel.engine.executor import Executor
 from mpiparallel.engine.stacks import line_text, user_frames
 from mpiparallel.engine.world import user_names
@@ -152,6 +154,8 @@ class Watcher:
         if message.signum == signal.SIGINT and current is not None and self._executor.listens:
             self._executor.interrupt_due = (time.monotonic(), current)
         os.kill(os.getpid(), message.signum)
+        if message.signum == signal.SIGINT and current is not None:
+            _interrupt_children()
 
     def cut(self, order: Cut) -> None:
         """End the wait of user code that is in vain."""
@@ -217,3 +221,13 @@ class Watcher:
         remainder = self._remainders.pop(order.comm, None)
         if remainder is not None and order.completed:
             self._executor.put(remainder.free)
+
+
+def _interrupt_children() -> None:
+    """Interrupt what user code has started, as Ctrl-C at a terminal does: all of our process group."""
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if os.getpgid(child.pid) == os.getpgrp():
+                child.send_signal(signal.SIGINT)
+        except (psutil.Error, OSError):
+            continue  # it has ended meanwhile

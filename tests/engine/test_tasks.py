@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 from helpers import wait_until
 
@@ -226,6 +227,25 @@ time.sleep(1.5)  # longer than C code is given to look
     with pytest.raises(ipp.CompositeError, match="KeyboardInterrupt"):
         sleeping.get(timeout=10)
     assert view["heard"] == [[signal.SIGINT]] * 4
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["!sleep 600", "!sleep 600; sleep 600", "x = !sleep 600 | cat", "%%bash\nsleep 600; sleep 600"],
+)
+def test_an_interrupt_ends_commands_too(rc, cell):
+    engines = [psutil.Process(pid) for pid in rc[:].apply_sync(os.getpid)]
+
+    def commands() -> list[list[str]]:
+        children = [child for engine in engines for child in engine.children(recursive=True)]
+        return [child.cmdline() for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+    running = rc[:].execute(cell, block=False)
+    assert wait_until(lambda: commands().count(["sleep", "600"]) == 4)
+    rc.interrupt()
+    running.wait(10)
+    assert running.done()
+    assert wait_until(lambda: commands() == [])
 
 
 def test_requests_run_in_the_order_sent(rc):
