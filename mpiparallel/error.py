@@ -313,9 +313,8 @@ class AlreadyDisplayedError(RemoteError):
         return repr(self.original_error)
 
     def __str__(self) -> str:
-        if isinstance(self.original_error, CompositeError):
-            return f"{len(self.original_error.elist)} errors"
-        return "1 error"
+        count = len(self.original_error.elist) if isinstance(self.original_error, CompositeError) else 1
+        return f"{count} error{'s' * (count != 1)}"
 
     def render_traceback(self) -> list[str]:
         return [str(self)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tokenize
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from IPython.core.inputtransformer2 import make_tokens_by_line
@@ -32,12 +33,28 @@ class AutoPx:
 
     has_side_effects = True  # IPython does not ask it whether a cell is complete: as Python, it is or is not
 
-    def __init__(self) -> None:
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
         self.active: str | None = None
         self.suffixes: set[str] = set()
 
     def __call__(self, lines: list[str]) -> list[str]:
-        return transform(lines, self.active, self.suffixes)
+        return transform(lines, self.active, self.suffixes) if self._is_users() else lines
+
+    def _is_users(self) -> bool:
+        """Whether a user has entered what is run now: front-ends ask a kernel for variables by cells, too."""
+        kernel = getattr(self._shell, "kernel", None)
+        content = kernel.get_parent().get("content", {}) if kernel is not None else {}
+        return not content.get("silent", False) and content.get("store_history", True)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Make a context in which cells run here."""
+        active, self.active = self.active, None
+        try:
+            yield
+        finally:
+            self.active = active
 
 
 def of_shell(shell: Any) -> AutoPx:
@@ -45,7 +62,7 @@ def of_shell(shell: Any) -> AutoPx:
     for transformer in shell.input_transformers_cleanup:
         if isinstance(transformer, AutoPx):
             return transformer
-    made = AutoPx()
+    made = AutoPx(shell)
     shell.input_transformers_cleanup.append(made)
     return made
 

@@ -6,6 +6,7 @@ Registered by `activation`, which imports this module only where IPython runs.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,8 @@ class ParallelMagics(Magics):
         block = bool(view.block) if args.block is None else args.block
         if self.verbose if args.verbose is None else args.verbose:
             print(f"{'Parallel' if block else 'Async parallel'} execution on engine(s): {_shown(targets)}")
+        if args.local:
+            self._check_local(cell)
         try:
             result = view.execute(cell, silent=False, targets=targets, block=False)
         except Exception as failure:  # no engines, say
@@ -145,9 +148,26 @@ class ParallelMagics(Magics):
         names: dict[str, Any] = self.shell.user_ns  # type: ignore[union-attr]
         return names
 
+    def _check_local(self, cell: str) -> None:
+        """Raise UsageError if this process cannot run `cell` now."""
+        shell: Any = self.shell
+        if not _loop_runs():
+            return
+        with autopx.of_shell(shell).suspended():
+            try:
+                code = shell.transform_cell(cell)
+            except SyntaxError:
+                return  # which is told when the cell is run
+        if shell.should_run_async(cell, transformed_cell=code):
+            raise UsageError(
+                "--local: in a kernel, a cell with await cannot run within another one. "
+                "Run it here in a cell of its own, and on the engines by %%px"
+            )
+
     def _run_here(self, cell: str) -> error.RemoteError | None:
         """Run a cell in this process; return its error, which IPython has shown."""
-        outcome = self.shell.run_cell(cell)  # type: ignore[union-attr]
+        with autopx.of_shell(self.shell).suspended():
+            outcome = self.shell.run_cell(cell)  # type: ignore[union-attr]
         failure = outcome.error_before_exec or outcome.error_in_exec
         return None if failure is None else error.RemoteError(type(failure).__name__, str(failure), "")
 
@@ -311,6 +331,14 @@ def remove(shell: Any) -> None:
         ]  # fmt: skip
         for name in ours:
             del magics[name]
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _shown(targets: Any) -> str:

@@ -98,7 +98,7 @@ def test_what_runs_here_keeps_its_line_numbers():
 
 def test_whether_a_cell_is_complete_does_not_change():
     manager = TransformerManager()
-    switch = AutoPx()
+    switch = AutoPx(shell=None)
     switch.suffixes, switch.active = SUFFIXES, ""
     manager.cleanup_transforms.append(switch)
     assert manager.check_complete("a = 1")[0] == "complete"

@@ -479,6 +479,14 @@ def test_autopx_within_a_cell(shell, px, client):
     assert shell.user_ns["y"] == 3 and shell.user_ns["z"] == 0 and client[:]["z"] == [4] * 4
 
 
+def test_local_cells_run_here_all_the_same(shell, px, client):
+    run(shell, "%autopx")
+    run(shell, "%%px --local\nx = 5")
+    run(shell, "y = 6")
+    assert shell.user_ns["x"] == 5 and client[:]["x"] == [5] * 4
+    assert "y" not in shell.user_ns and client[:]["y"] == [6] * 4
+
+
 def test_autopx_errors_end_a_cell(shell, px, client, capsys):
     run(shell, "%autopx")
     with pytest.raises(ipp.RemoteError):
