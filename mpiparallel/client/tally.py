@@ -47,11 +47,14 @@ class Tally:
     def add(self, task: Task, items: int = 1) -> None:
         """Count a task of so many items, which is done. The I/O thread does this, so it is to be quick."""
         self.done += items
-        by_engine = self.by_engine
-        for engine in (task.engine,) if task.engines is None else task.engines:
-            if engine != NOBODY:
+        by_engine, engine = self.by_engine, task.engine
+        if task.engines is None:
+            by_engine[engine] = by_engine.get(engine, 0) + items
+        else:
+            for engine in task.engines:
                 by_engine[engine] = by_engine.get(engine, 0) + items
         if task.status != "ok":
+            by_engine.pop(NOBODY, None)  # it ended without having been on an engine
             self.failed += items
             self._explain(task.failure)
 

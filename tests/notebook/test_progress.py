@@ -80,7 +80,7 @@ def test_imap_counts_what_is_taken(kernel):
         "values.bar.set_description('broken off')\n"
         "values.close()\n"
     )
-    [(left, bar, right)] = bars(page)
+    [(left, bar, _)] = bars(page)
     assert "broken off" in left
     assert (bar["value"], bar["max"], bar["bar_style"]) == (60, 100, "danger")
     page = kernel.do("print(sum(lview.imap(work, (0 for _ in range(7)), progress=True, total=100)))")
@@ -222,7 +222,7 @@ def test_a_cell_with_bars_of_its_own(terminal):
         "    time.sleep(0.1)\n"
         "print('\\nended')\n"
     )
-    # The cell's own line has been overwritten in its place, beside ours, which stands below all that was said.
+    # The own line of the cell was overwritten in its place; ours stands below all that was said.
     lines = shown.split("\n")
     said = {line for line in lines[:-1] if not re.fullmatch(r"\[stdout:[\d, -]+\] ?", line)}
     assert said == {"step 29", "ended"}, shown
