@@ -6,7 +6,7 @@ Only `cluster` and `cluster_restart` call this.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.error import EngineError, LaunchError
@@ -14,6 +14,7 @@ from mpiparallel.launch.local import EngineSet
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
+    from mpiparallel.wire.messages import EngineInfo
 
 
 def wait_for(client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: float) -> None:
@@ -97,10 +98,17 @@ def worlds_of(client: Client, names: Sequence[str]) -> set[str]:
 
 def learn_ids(client: Client, engine_sets: Iterable[EngineSet]) -> bool:
     """Note the first id of each set whose engines are there; return whether one was new."""
-    known = client._connection.engines
+    return note_ids(client._ask("status"), client._connection.engines, engine_sets)
+
+
+def note_ids(
+    status: Mapping[str, Any], known: Mapping[int, EngineInfo], engine_sets: Iterable[EngineSet]
+) -> bool:
+    """Note the first id of each set by what the controller says; return whether one was new."""
     new = False
     for one in engine_sets:
-        for engine in ids_of(client, [one.name]):
+        worlds = [world for world in status["worlds"] if world["engine_set"] == one.name]
+        for engine in [engine for world in worlds for engine in world["engines"]]:
             if engine in known and one.first != engine - known[engine].rank:
                 one.first = engine - known[engine].rank
                 new = True

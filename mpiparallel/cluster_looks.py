@@ -7,7 +7,7 @@ knows. Nobody is asked anything.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from mpiparallel.client.looks import Card, Mood, Shown, Squares, mpi_name, name_
 from mpiparallel.ranges import ranges
 
 if TYPE_CHECKING:
+    from mpiparallel.client.client import Client
+    from mpiparallel.client.connection import Connection
     from mpiparallel.cluster import Cluster
 
 HOSTS = 4  # hosts of one engine set that are named
@@ -59,6 +61,7 @@ class ShownCluster(Shown):
     """What `Cluster` shows of itself."""
 
     _panel: Any = None
+    living_clients: Callable[[], list[Client]]
 
     def _card(self) -> Card:
         return cluster_card(state_of(self))  # type: ignore[arg-type]
@@ -67,6 +70,12 @@ class ShownCluster(Shown):
         from mpiparallel import cluster_widget
 
         return cluster_widget.bundle(self)
+
+    def living_connections(self) -> list[Connection]:
+        """Return connections that tell which engines are there: those of clients here, and the panel's."""
+        clients = [client._connection for client in self.living_clients()]
+        own = None if self._panel is None else self._panel.connection
+        return clients if own is None or own.gone or own.lost else [*clients, own]
 
     def _show_change(self) -> None:
         """Tell the panel in the notebook, if there is one, that something has changed."""
@@ -95,9 +104,9 @@ def _set_state(cluster: Cluster, name: str) -> SetState:
     one = cluster.engines[name]
     hosts: dict[str, list[int]] | None = None
     mpi = ""
-    for client in cluster.living_clients()[:1] if one.first >= 0 else []:
+    for connection in cluster.living_connections()[:1] if one.first >= 0 else []:
         hosts = {}
-        for number, info in client._connection.engines.items():
+        for number, info in connection.engines.items():
             if one.first <= number < one.first + one.n:
                 hosts.setdefault(info.host, []).append(number)
                 mpi = mpi_name(info.mpi)

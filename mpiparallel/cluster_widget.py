@@ -8,19 +8,28 @@ second while the cluster runs.
 from __future__ import annotations
 
 import html
+import logging
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel import cluster_engines, connection_file
+from mpiparallel.client import cards
 from mpiparallel.client import html as drawing
+from mpiparallel.client.connection import Connection
 from mpiparallel.client.executereply import get_ipython
 from mpiparallel.client.looks import some
+from mpiparallel.error import IPythonError
 
 if TYPE_CHECKING:
     from mpiparallel.cluster import Cluster
 
+log = logging.getLogger(__name__)
+
 EVERY = 1.0  # seconds between two looks
+PATIENCE = 2.0  # seconds that the controller has to answer
 LINES = 40  # of each log
 _lock = threading.Lock()  # over the making of panels
 
@@ -69,6 +78,10 @@ class Panel:
         self._problem = ""  # what came of the last thing that failed
         self._asked = -1  # the number for which the next click restarts all engines
         self._watching = False
+        # Of our own, and no client: the first client is the one that IPython's parallel magics use.
+        self.connection: Connection | None = None
+        self._held: list[Connection] = []
+        weakref.finalize(self, _close, self._held)
         self._wake = threading.Event()
         small = widgets.Layout(width="auto")
         self.head = widgets.HTML()
@@ -178,10 +191,31 @@ class Panel:
     def look(self) -> bool:
         """Show what has changed; return whether there is more to come."""
         self._wake.clear()
+        self._see_engines()
         self.refresh()
         with self._lock:
             self._watching = self._is_alive() or self._wake.is_set()
             return self._watching
+
+    def _see_engines(self) -> None:
+        """Be connected while the cluster runs and nobody here has a client, to see engines come and go."""
+        cluster, own = self._cluster(), self.connection
+        if own is not None and (own.gone is not None or cluster is None or cluster.controller is None):
+            own.close()
+            self.connection = None
+            self._held.clear()
+        if cluster is None or cluster.controller is None or not cluster.controller.running:
+            return
+        try:
+            if not cluster.living_connections() and self.connection is None:
+                info = connection_file.read(cluster.connection_file)
+                self.connection = Connection(info, cluster.config, PATIENCE, cluster.connection_file)
+                self._held.append(self.connection)
+            unknown = [one for one in list(cluster.engines.values()) if one.first < 0]
+            for connection in cluster.living_connections()[:1] if unknown else []:
+                cluster_engines.note_ids(cards.status(connection, PATIENCE), connection.engines, unknown)
+        except (IPythonError, OSError, RuntimeError, TimeoutError) as error:
+            log.debug("no look at the engines of %r: %s", cluster, error)  # it starts, or ends, just now
 
     def refresh(self) -> None:
         """Show how things are. Widgets whose values stay the same send nothing."""
@@ -191,7 +225,8 @@ class Panel:
         with self._lock:
             running = cluster.controller is not None
             idle = not self._doing
-            self.head.value = drawing.draw(cluster._card())
+            card = cluster._card()
+            self.head.value = drawing.draw(card if idle else replace(card, mood="busy", commands=()))
             self.start.disabled = running or not idle
             self.resize.disabled = not (running and idle)
             self.stop.disabled = not (self._may_be_given_up or (running and idle))
@@ -214,6 +249,12 @@ class Panel:
     def close(self) -> None:
         """Take the widgets away."""
         self.box.close()
+        _close(self._held)
+
+
+def _close(held: list[Connection]) -> None:
+    for connection in held:
+        connection.close()
 
 
 def _watch(panel: weakref.ref[Panel], wake: threading.Event) -> None:

@@ -136,6 +136,22 @@ def queues(connection: Connection) -> tuple[Queues, int] | None:
     return counts, int(answer["unassigned"])
 
 
+def status(connection: Connection, patience: float) -> dict[str, Any]:
+    """Return what the controller says of its worlds, if it does so within `patience` seconds.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not.
+    """
+    try:
+        return dict(connection.ask(lambda query: Ask(query, "status")).result(patience))
+    except FutureTimeout:
+        raise TimeoutError(
+            f"the controller did not say within {patience:g} s which worlds there are"
+        ) from None
+
+
 def trouble(connection: Connection) -> str:
     """Return why a connection cannot be used; empty when it can."""
     if os.getpid() != connection.pid:

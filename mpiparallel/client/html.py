@@ -14,6 +14,7 @@ COLOURS = {"good": "#2e9d5b", "busy": "#c98500", "bad": "#d9534f", "off": "#8a8a
 LINE = "rgba(128,128,128,.35)"
 SOFT = "opacity:.7;"
 MANY = 512  # squares in one card
+SHORT = 24  # letters of a cell that stay in one line
 
 _BOX = (
     f"display:inline-block;border:1px solid {LINE};border-radius:6px;padding:.5em .9em;margin:.2em 0;"
@@ -65,14 +66,16 @@ def _table(card: Card) -> str:
 
 def _cell(cell: str | Squares, drawn: bool) -> str:
     if not isinstance(cell, Squares):
-        return html.escape(cell)
+        wraps = "normal" if len(cell) > SHORT else "nowrap"
+        return f'<span style="white-space:{wraps}">{html.escape(cell)}</span>'
     if not drawn:
         return ""
     squares = "".join(
         f'<span title="{html.escape(says)}" style="{_SQUARE}background:{COLOURS[mood]}"></span>'
         for mood, says in cell.moods
     )
-    return f'<span style="display:inline-block;max-width:28em;line-height:1.3;">{squares}</span>'
+    style = "display:inline-block;max-width:calc(16*(.7em + 2px));line-height:1.3;"
+    return f'<span style="{style}">{squares}</span>'
 
 
 def _notes(card: Card) -> str:

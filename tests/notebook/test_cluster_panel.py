@@ -108,10 +108,11 @@ def test_a_cluster_is_run_by_buttons(page, state_dir):
     assert page.can_click("Start") and not page.can_click("Stop") and not page.can_click("Resize")
 
     page.click("Start")
-    page.until(lambda: page.shows("starting 2 engines"))
+    page.until(lambda: page.shows("starting 2 engines") and not page.shows("apply_sync"))
     assert page.run("print(6 * 7)").stdout == "42\n"  # the kernel is free meanwhile
     page.until(lambda: page.shows("runs, 2 engines") and page.can_click("Stop"))
     assert not page.can_click("Start")
+    page.until(lambda: page.shows('title="engine 1 on '))  # though nobody has a client
     page.run("rc = cluster.connect_client_sync()\nrc[:]['kept'] = 1")
 
     page.put("engines", 3)
