@@ -46,8 +46,8 @@ def display_outputs(result: AsyncResult, groupby: str, result_only: bool, fold: 
     """Show all output of `result`, which is done, and then the results of cells."""
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"groupby={groupby!r}: expected 'type', 'engine' or 'order'")
-    screen = Screen(labelled=not result._single_result)
     fold = folds(result, fold)
+    screen = Screen(labelled=not result._single_result, compact=fold)
     tasks = result._tasks
     if groupby == "engine":
         for group in _grouped(tasks, _all_of, fold):
@@ -128,7 +128,7 @@ def _all_of(task: Task) -> Hashable:
 
 def _reply_of(task: Task) -> Hashable:
     result = task.metadata["execute_result"]
-    return None if result is None else (result.get("execution_count"), display_key(result))
+    return None if result is None else display_key(result)
 
 
 def _show_group(screen: Screen, group: list[Task]) -> None:
@@ -152,6 +152,7 @@ def _show_reply(screen: Screen, group: list[Task]) -> None:
         return
     bundle, metadata = replies[0]._repr_mimebundle_()
     engines = [task.engine for task in group]
-    own, label = (f"Out[{one}:{replies[0].execution_count}]: " for one in (engines[0], ranges(engines)))
-    bundle["text/plain"] = label + bundle["text/plain"].removeprefix(own)
+    counts = {reply.execution_count for reply in replies if reply.execution_count is not None}
+    label = f"Out[{ranges(engines)}:{ranges(counts)}]: "
+    bundle["text/plain"] = label + bundle["text/plain"].removeprefix(replies[0]._label())
     screen.result(lambda: publish(bundle, {**metadata, "engine": engines}))

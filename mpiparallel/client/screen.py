@@ -46,15 +46,18 @@ class Screen:
     ----------
     labelled
         Whether there is more than one engine to tell apart.
+    compact
+        Whether single lines of several engines stand behind their labels, not below them.
     place
         As `where` has it.
     """
 
-    def __init__(self, labelled: bool, place: str | None = None) -> None:
-        self._labelled = labelled
+    def __init__(self, labelled: bool, compact: bool = False, place: str | None = None) -> None:
+        self._labelled, self._compact = labelled, compact
         self.place = place or where()
         self.live = labelled and self.place != "plain" and not self._is_dumb()
         self._speaker = ""
+        self._beside = False  # whether labels stand on the line of what they label
         self._kind = "stdout"  # the stream that was written to last
         self._line = ""  # what stands on the last line, if it is not finished
         self._colours: dict[str, str] = {}  # that each speaker has switched on
@@ -72,7 +75,12 @@ class Screen:
 
     def write(self, blocks: Iterable[Block], rows: Sequence[Row] = ()) -> None:
         """Show blocks, and the lines that are being overwritten now."""
-        for block in blocks:
+        blocks = list(blocks)
+        beside = False  # whether the block before stands beside its label
+        for number, block in enumerate(blocks):
+            following = blocks[number + 1] if number + 1 < len(blocks) else None
+            beside = self._compact and _is_line(block) and (beside or _is_of_others(following, block))
+            self._beside = beside
             self._take(block)
         self._finish(rows)
 
@@ -146,7 +154,7 @@ class Screen:
             return False
         self._break_line()
         self._switch_off()
-        self._put(kind, f"{speaker}\n")
+        self._put(kind, speaker if self._beside else f"{speaker}\n")
         self._speaker = speaker
         self._put(kind, self._colours.get(speaker, ""))
         return True
@@ -234,6 +242,14 @@ class Screen:
                 sys.stdout.write("".join(f"{line}\n" for line in lines))
                 sys.stdout.flush()
                 self._rows = lines
+
+
+def _is_line(block: Block) -> bool:
+    return block.kind in STREAMS and not block.continues and block.text.find("\n") == len(block.text) - 1
+
+
+def _is_of_others(block: Block | None, other: Block) -> bool:
+    return block is not None and block.kind in STREAMS and block.engines != other.engines
 
 
 class _Area:

@@ -49,7 +49,7 @@ class Stream:
         self._connection = result._client._connection
         self._labelled = not result._single_result or any(task.request.ranks > 1 for task in self._tasks)
         self._shows_errors = not result._return_exceptions
-        self._screen = Screen(self._labelled)
+        self._screen = Screen(self._labelled, compact=fold)
         # Who runs a balanced task is known when it speaks.
         engines = [task.engine for task in self._tasks if task.engine != NOBODY and not task.request.ranks]
         self._folder = Folder(
