@@ -272,7 +272,7 @@ def test_what_is_queued_behind_a_failure_is_not_run(shell, px, client, fake, cap
     shell.run_line_magic("px", "x = 1")
     failed = shell.run_line_magic("px", "1/0")
     behind = shell.run_line_magic("px", "x = 2")
-    fake.paused.clear()
+    fake.release(client)
     with pytest.raises(ipp.CompositeError, match="ZeroDivisionError"):
         failed.get(10)
     with pytest.raises(ipp.TaskAborted):
@@ -506,7 +506,7 @@ def test_autopx_without_waiting(shell, px, client, fake, capsys):
     run(shell, "b = b * 2")
     run(shell, "%autopx")
     assert "ZeroDivisionError" not in capsys.readouterr().out
-    fake.paused.clear()
+    fake.release(client)
     with pytest.raises(ipp.TaskAborted):
         px.last_result.get(10)
     with pytest.raises(ipp.RemoteError, match="ZeroDivisionError"):
