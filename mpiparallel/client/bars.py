@@ -132,6 +132,7 @@ class LineBar:
         self._file, self._quiet = file, quiet
         self._last_time = self.start_t
         self._last_tenth = self._tenth()
+        self._said: tuple[Any, ...] = ()
 
     def update(self, n: int = 1) -> None:
         """Count `n` more."""
@@ -164,13 +165,17 @@ class LineBar:
         """Write the last line."""
         if not self.disable:
             self.disable = True
-            self._write(time.time())
+            if self._said != self._state():
+                self._write(time.time())
+
+    def _state(self) -> tuple[Any, ...]:
+        return self.desc, self.n, self.total, self._postfix
 
     def _tenth(self) -> int:
         return 10 * self.n // self.total if self.total else 0
 
     def _write(self, now: float) -> None:
-        self._last_time, self._last_tenth = now, self._tenth()
+        self._last_time, self._last_tenth, self._said = now, self._tenth(), self._state()
         if not self._quiet:
             said = line(
                 self.desc, self.n, self.total, self.unit, now - self.start_t, self._initial, self._postfix

@@ -42,7 +42,7 @@ def wait_for_engines(
         tally.done = len(client)
         return tally
 
-    follower = progress.Follower(count, n, "engines", "engine", widget=widget)
+    follower = progress.Follower(count, n, "", "engine", widget=widget)
     try:
         _wait(client, n, timeout, follower)
     finally:

@@ -143,7 +143,7 @@ def test_engines_on_their_way(kernel):
     )
     [(left, bar, right)] = bars(page)
     assert page.stdout == "5 engines not ready in 1 seconds. Currently ready: 4\n"
-    assert left.startswith("engines") and (bar["value"], bar["max"], bar["bar_style"]) == (4, 5, "danger")
+    assert left == " 80%" and (bar["value"], bar["max"], bar["bar_style"]) == (4, 5, "danger")
     assert "4/5 engines" in right
 
 
