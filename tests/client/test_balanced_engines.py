@@ -27,6 +27,7 @@ def which(*_):
     return engine_id  # noqa: F821
 
 
+@ipp.interactive
 def busy_which(*_):
     """Work for some milliseconds, and return the engine that runs this."""
     import time
