@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mpiparallel.client import progress
 from mpiparallel.client.executereply import ExecuteReply, publish
 from mpiparallel.client.folding import Block, Folder
+from mpiparallel.client.places import display_key
 from mpiparallel.client.screen import Screen, where
-from mpiparallel.client.streaming import Stream, display_key
+from mpiparallel.client.streaming import Stream
 from mpiparallel.client.tasks import Task
 from mpiparallel.client.voices import STREAMS
 from mpiparallel.ranges import ranges
@@ -47,8 +48,9 @@ def display_outputs(result: AsyncResult, groupby: str, result_only: bool, fold: 
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"groupby={groupby!r}: expected 'type', 'engine' or 'order'")
     fold = folds(result, fold)
-    screen = Screen(labelled=not result._single_result, compact=fold)
     tasks = result._tasks
+    n_engines = len({task.engine for task in tasks})
+    screen = Screen(labelled=not result._single_result, compact=fold, n_engines=n_engines)
     if groupby == "engine":
         for group in _grouped(tasks, _all_of, fold):
             if not result_only:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from mpiparallel.client.voices import STREAMS, Item, Lane, Voice, visible
 
-HOLD = 0.2  # seconds
+HOLD = 0.2  # seconds for a line
+DISPLAY_HOLD = 0.5  # seconds for anything else: pictures are not made at the same speed everywhere
 EVER = float("inf")
 LIMIT = 128 << 10  # characters of one engine that may wait
 
@@ -57,8 +58,8 @@ class Folder:
         Whether lines that overwrite themselves with carriage returns are made into what is seen of them.
     others
         Whether engines that are not members may join.
-    hold
-        Seconds to wait for engines that may say the same.
+    hold, display_hold
+        Seconds that text, or a display, waits for engines that may say the same.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Folder:
         live: bool = False,
         others: bool = False,
         hold: float = HOLD,
+        display_hold: float = DISPLAY_HOLD,
     ) -> None:
         self._voices = {engine: Voice() for engine in sorted(members)}
         self._fold, self._live, self._others, self._hold = fold, live, others, hold
+        self._display_hold = display_hold
         self._shown = 0  # blocks with unfinished lines
         self._unique = 0
 
@@ -120,8 +123,8 @@ class Folder:
 
     def deadline(self) -> float | None:
         """Return the time at which there will be something to take, if nothing comes before."""
-        times = [time for voice in self._voices.values() if (time := voice.oldest()) is not None]
-        return min(times) + self._hold if times else None
+        times = [voice.deadline(self._hold, self._display_hold) for voice in self._voices.values()]
+        return min((time for time in times if time is not None), default=None)
 
     def rows(self) -> list[Row]:
         """Return the lines that are being overwritten."""
@@ -129,7 +132,11 @@ class Folder:
         for engine, voice in self._voices.items():
             for kind in STREAMS:
                 lane = voice.lane(kind)
-                if lane is not None and lane.moving and not len(lane):
+                if lane is None:
+                    continue
+                if len(lane) and lane.lines[lane.at].startswith("\r"):  # it has ended, and waits
+                    rows.setdefault((kind, lane.lines[lane.at][1:]), []).append(engine)
+                elif lane.moving and not len(lane):
                     rows.setdefault((kind, visible(lane.partial)), []).append(engine)
         return [Row(kind, tuple(engines), text) for (kind, text), engines in rows.items()]
 
@@ -295,7 +302,7 @@ class Folder:
             for engine, voice in self._voices.items():
                 first = voice.queue[0] if voice.queue else None
                 if not isinstance(first, Item):
-                    complete = complete and voice.ended and voice.oldest() is None
+                    complete = complete and voice.ended and not voice.queue
                     continue
                 group = groups.get(first.key) or _Group([], first.since, False)
                 group.engines.append(engine)
@@ -303,7 +310,7 @@ class Folder:
             ready = [
                 (key, group)
                 for key, group in groups.items()
-                if complete or everything or not self._fold or group.since + self._hold <= now
+                if complete or everything or not self._fold or group.since + self._display_hold <= now
             ]
             if not ready:
                 return

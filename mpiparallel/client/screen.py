@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import threading
-import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mpiparallel.client import progress
+from mpiparallel.client import places, progress
 from mpiparallel.client.executereply import get_ipython, publish
 from mpiparallel.client.folding import Block, Row
+from mpiparallel.client.rows import Area, fitting
 from mpiparallel.client.voices import STREAMS
 from mpiparallel.ranges import ranges
 from mpiparallel.tracebacks import without_colour
 
-MAX_ROWS = 16  # lines that overwrite themselves, on a terminal
 MAX_LINE = 4096  # characters of an unfinished line that are remembered
 PART = 1 << 20  # characters that are written at once
 MAX_RECORD = 1 << 20  # characters of a cell's output that can be shown again when some of it is cleared
-MAX_DISPLAYS = 10_000  # whose places are remembered
 
 _STYLE = re.compile(r"\x1b\[([\d;]*)m")
 
@@ -47,12 +42,17 @@ class Screen:
     labelled
         Whether there is more than one engine to tell apart.
     compact
-        Whether single lines of several engines stand behind their labels, not below them.
+        Whether engines share labels: single lines stand beside them, and displays that come late join them.
+    n_engines
+        How many engines may speak; 0: not known.
     place
         As `where` has it.
     """
 
-    def __init__(self, labelled: bool, compact: bool = False, place: str | None = None) -> None:
+    def __init__(
+        self, labelled: bool, compact: bool = False, n_engines: int = 0, place: str | None = None
+    ) -> None:
+        self._n_engines = n_engines
         self._labelled, self._compact = labelled, compact
         self.place = place or where()
         self.live = labelled and self.place != "plain" and not self._is_dumb()
@@ -63,9 +63,10 @@ class Screen:
         self._colours: dict[str, str] = {}  # that each speaker has switched on
         self._todo: list[tuple[str, Any]] = []
         self._rows: list[str] = []  # on a terminal
-        self._area = _Area()  # in a notebook
+        self._area = Area()  # in a notebook
         self._record: list[Block] | None = [] if self.place == "notebook" and labelled else None
         self._recorded = 0
+        self._labels = places.Labels() if self._record is not None and compact else None
         self._clearing: set[int] = set()  # engines whose next output takes the place of what they have shown
 
     def _is_dumb(self) -> bool:
@@ -121,6 +122,11 @@ class Screen:
         self._show(block)
 
     def _show(self, block: Block) -> None:
+        if self._labels is not None:
+            update = self._labels.take(block)
+            if update is not None:  # the same as what others have displayed before
+                self._todo.append(("call", update))
+                return
         if block.kind not in STREAMS:
             self._display(block)
         elif not (block.overwrote and self._area.keep(block)):
@@ -141,11 +147,21 @@ class Screen:
 
     def _display(self, block: Block) -> None:
         content = block.value[0]
-        self._introduce(f"[output:{ranges(block.engines)}]", "stdout")
+        label = f"[output:{ranges(block.engines)}]"
+        show_label = None
+        if self._labels is not None and len(block.engines) != self._n_engines:
+            show_label = self._labels.show(block, label)
+        if show_label is None:
+            self._introduce(label, "stdout")
+        else:
+            self._break_line()
+            self._switch_off()
+            self._speaker = label
+            self._todo.append(("call", show_label))
         self._break_line()
         engines = list(block.engines)
         metadata = {**(content.get("metadata") or {}), "engine": engines[0] if len(engines) == 1 else engines}
-        options = _options(block)
+        options = places.options(block)
         self._todo.append(("call", lambda: publish(content.get("data") or {}, metadata, **options)))
 
     def _introduce(self, speaker: str, kind: str) -> bool:
@@ -202,6 +218,7 @@ class Screen:
         """Clear the cell's output, and show again what others than these engines have said."""
         record, self._record, self._clearing = self._record or [], [], set()
         self._recorded = 0
+        self._labels = places.Labels() if self._compact else None
         self._todo.append(("call", lambda: _clear_notebook(True)))
         self._speaker, self._line = "", ""
         for block in record:
@@ -222,9 +239,9 @@ class Screen:
             if show is not None:
                 self._todo.append(("call", show))
             if self._area.done:
-                self._area = _Area()
+                self._area = Area()
         else:
-            lines = _fitting(lines)
+            lines = fitting(lines)
             if lines and lines != self._rows:
                 self._break_line()
         if not self._todo and (lines == self._rows or self.place == "notebook"):
@@ -250,59 +267,6 @@ def _is_line(block: Block) -> bool:
 
 def _is_of_others(block: Block | None, other: Block) -> bool:
     return block is not None and block.kind in STREAMS and block.engines != other.engines
-
-
-class _Area:
-    """A display of a notebook that shows lines which overwrite themselves; they stay when they have ended."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._ended: list[str] = []
-        self._shown: list[str] = []
-        self._engines: set[tuple[str, int]] = set()  # who has a line in it
-        self.done = False  # whether lines that begin later have a display of their own
-
-    def keep(self, block: Block) -> bool:
-        """Take the end of a line; return whether it has its place here."""
-        if not self._name or not self._engines.intersection((block.kind, engine) for engine in block.engines):
-            return False
-        self._ended.append(f"[{block.kind}:{ranges(block.engines)}] {block.text.rstrip(chr(10))}")
-        return True
-
-    def update(self, rows: Sequence[Row], lines: list[str], others: bool) -> Callable[[], None] | None:
-        """Return what shows the lines as they are now; None if they are shown.
-
-        `others`: whether other output comes below it.
-        """
-        shown = [*self._ended, *lines]
-        self.done = bool(self._name) and not rows and (others or len(shown) > MAX_ROWS)
-        if shown == self._shown:
-            return None
-        is_new = not self._name
-        name = self._name = self._name or uuid.uuid4().hex
-        self._shown = shown
-        self._engines = {(row.kind, engine) for row in rows for engine in row.engines}
-        bundle = {"text/plain": "\n".join(shown)}
-        options = {"transient": {"display_id": name}, "update": not is_new}
-        return lambda: publish(bundle, {}, **options)
-
-
-def _fitting(lines: list[str]) -> list[str]:
-    """Return lines that can be erased from a terminal again: not too many, none longer than it is wide."""
-    if not lines:
-        return lines
-    width, height = shutil.get_terminal_size()
-    room = max(1, min(MAX_ROWS, height // 2))
-    if len(lines) > room:
-        left = len(lines) - room + 1
-        lines = [*lines[: room - 1], f"... {left} more"]
-    fitting = []
-    for line in lines:
-        plain = without_colour(line)
-        fitting.append(
-            plain[: width - 1] if len(plain) >= width else f"{line}\x1b[0m" * ("\x1b" in line) or line
-        )
-    return fitting
 
 
 def _write(todo: list[tuple[str, Any]]) -> None:
@@ -341,32 +305,3 @@ def _clear_notebook(wait: bool) -> None:
 def _clear_terminal() -> None:
     if get_ipython() is not None:
         _clear_notebook(False)
-
-
-_places: OrderedDict[tuple[int, str], tuple[str, tuple[int, ...]]] = OrderedDict()
-_places_lock = threading.Lock()
-
-
-def _options(block: Block) -> dict[str, Any]:
-    """Return the options of a display that has an id: each group of engines has its own."""
-    contents = block.value
-    names: list[Any] = [(content.get("transient") or {}).get("display_id") for content in contents]
-    if None in names or get_ipython() is None:
-        return {}
-    with _places_lock:
-        keys = list(zip(block.engines, names, strict=True))
-        place = (f"{names[0]}-{ranges(block.engines)}", block.engines)
-        update = bool(contents[0].get("update"))
-        if update:
-            known = {_places.get(key) for key in keys}
-            if len(known) == 1 and (only := known.pop()) is not None and set(only[1]) == set(block.engines):
-                place = only
-            elif known != {None} and known:
-                # Those who have shown one thing together go on with different ones.
-                place, update = (uuid.uuid4().hex, block.engines), False
-        for key in keys:
-            _places[key] = place
-            _places.move_to_end(key)
-        while len(_places) > MAX_DISPLAYS:
-            _places.popitem(last=False)
-    return {"transient": {**contents[0]["transient"], "display_id": place[0]}, "update": update}

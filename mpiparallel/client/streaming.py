@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from mpiparallel import error
 from mpiparallel.client.folding import Folder
 from mpiparallel.client.metadata import Event
+from mpiparallel.client.places import display_key
 from mpiparallel.client.screen import Screen
 from mpiparallel.client.tasks import Task
 from mpiparallel.client.voices import STREAMS
 from mpiparallel.ranges import ranges
 from mpiparallel.tracebacks import Cause, Entry, arrange, sameness
 from mpiparallel.wire import objects
-from mpiparallel.wire.messages import NOBODY, Consumed
+from mpiparallel.wire.messages import NOBODY, Consumed, Failure
 
 if TYPE_CHECKING:
     from mpiparallel.client.asyncresult import AsyncResult
@@ -35,6 +36,7 @@ PACE = {"notebook": 0.1, "terminal": 0.04, "plain": 0.02}  # seconds between two
 ROWS_EVERY = 0.1  # seconds between pictures of lines that are overwritten
 AT_ONCE = 4 << 20  # bytes of output that are taken without a look at the screen
 ERRORS_HOLD = 0.25  # seconds in which failures are collected for one picture
+VICTIMS_HOLD = 1.0  # ... while all of them are of engines that waited for another
 IN_FULL = error.CompositeError.tb_limit  # tracebacks
 ONE_LINE = 40  # failures that are told in one line
 
@@ -49,9 +51,10 @@ class Stream:
         self._connection = result._client._connection
         self._labelled = not result._single_result or any(task.request.ranks > 1 for task in self._tasks)
         self._shows_errors = not result._return_exceptions
-        self._screen = Screen(self._labelled, compact=fold)
         # Who runs a balanced task is known when it speaks.
         engines = [task.engine for task in self._tasks if task.engine != NOBODY and not task.request.ranks]
+        n_engines = len(set(engines)) if len(engines) == len(self._tasks) else 0
+        self._screen = Screen(self._labelled, compact=fold, n_engines=n_engines)
         self._folder = Folder(
             engines if self._labelled else (),
             fold=fold and self._labelled,
@@ -64,7 +67,7 @@ class Stream:
         self._closed = self._abandoned = False
         self._numbers: dict[str, int] = {}  # of the first event of each task that is to be shown
         self._failed: list[Task] = []
-        self._failed_at = 0.0
+        self._errors_due = 0.0  # when they are shown
         self._in_full: set[Hashable] = set()  # errors whose tracebacks were shown
         self._ranks_shown: set[int] = set()  # whose errors were shown
         self._rows_at = 0.0  # when lines that are overwritten may be drawn again
@@ -157,7 +160,7 @@ class Stream:
     def _deadline(self) -> float | None:
         times = [self._folder.deadline()]
         if self._failed:
-            times.append(self._failed_at + ERRORS_HOLD)
+            times.append(self._errors_due)
         if self._rows_due:
             times.append(self._rows_at)
         return min((moment for moment in times if moment is not None), default=None)
@@ -170,7 +173,7 @@ class Stream:
             elif event[0] >= self._numbers.get(task.msg_id, 0):
                 _feed(self._folder, event, now)
         everything = not more or not self._labelled or not self._n_left
-        errors_due = bool(self._failed) and (everything or now >= self._failed_at + ERRORS_HOLD)
+        errors_due = bool(self._failed) and (everything or now >= self._errors_due)
         blocks = self._folder.take(now, everything or errors_due)
         rows = self._folder.rows() if self._screen.live else []
         self._rows_due = bool(rows) and not blocks and now < self._rows_at
@@ -192,7 +195,9 @@ class Stream:
         if self._labelled and self._left[task.engine] == 0:
             self._folder.end(task.engine)
         if task.status != "ok" and self._shows_errors:
-            self._failed_at = self._failed_at if self._failed else now
+            name = task.failure.ename if isinstance(task.failure, Failure) else ""
+            due = now + (VICTIMS_HOLD if name == "PeerFailed" else ERRORS_HOLD)
+            self._errors_due = min(self._errors_due, due) if self._failed else due
             self._failed.append(task)
 
     def _give_credit(self, items: list[_Item]) -> None:
@@ -282,17 +287,3 @@ def _feed(folder: Folder, event: Event, now: float) -> None:
     elif kind == "clear_output":
         content = objects.loads(payload) if payload else {}
         folder.put(engine, "clear_output", bool(content.get("wait")), content, now)
-
-
-def display_key(content: dict[str, Any]) -> Hashable:
-    """Return what is the same for displays that look the same."""
-    data = content.get("data") or {}
-    if not data:
-        return None
-    name = (content.get("transient") or {}).get("display_id")
-    if isinstance(name, str) and re.fullmatch(r"[0-9a-f]{32}", name):
-        name = "made up"  # by IPython, another one on each engine
-    bundle = tuple(
-        (mime, data[mime] if isinstance(data[mime], (str, bytes)) else repr(data[mime])) for mime in data
-    )
-    return bundle, repr(content.get("metadata") or {}), name, bool(content.get("update"))

@@ -105,21 +105,21 @@ class Voice:
 
     def trim(self) -> None:
         """Go on to what follows text that is all shown."""
-        while len(self.queue) > 1 and isinstance(self.queue[0], dict):
+        while self.queue and isinstance(self.queue[0], dict):
             if any(len(lane) or lane.partial for lane in self.queue[0].values()):
                 return
             self.queue.popleft()
 
-    def oldest(self) -> float | None:
-        """Return the time from which on something has been waiting that is shown when its time has come."""
+    def deadline(self, hold: float, display_hold: float) -> float | None:
+        """Return the time at which something has waited for long enough; None if nothing waits."""
         if not self.queue:
             return None
         first = self.queue[0]
         if isinstance(first, Item):
-            return first.since
+            return first.since + display_hold
         times = [lane.marks[0][1] for lane in first.values() if lane.marks]
         times += [lane.since for lane in first.values() if lane.partial and not lane.moving]
-        return min(times, default=None)
+        return min(times) + hold if times else None
 
 
 def visible(line: str) -> str:

@@ -284,7 +284,7 @@ def test_progress_lines_are_rows_until_they_end():
     assert folder.rows() == [("stderr", (0, 1, 2), "40%")]
     folder.feed(1, "stderr", "\r100%\n", 11)
     folder.feed(2, "stderr", "\r60%", 11)
-    assert folder.rows() == [("stderr", (0,), "40%"), ("stderr", (2,), "60%")]
+    assert folder.rows() == [("stderr", (0,), "40%"), ("stderr", (1,), "100%"), ("stderr", (2,), "60%")]
     for engine in range(3):
         folder.end(engine)
     blocks = folder.take(12)
