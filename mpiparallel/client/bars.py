@@ -65,19 +65,45 @@ def _make_widget(options: dict[str, Any]) -> Any:
         return None
 
     class WidgetBar(tqdm):
-        """A widget whose last state is also in the text that a notebook is stored with."""
+        """A widget while it moves, and then a picture of it.
+
+        A stored notebook, or a page made of it, has no widgets that still work: they would say that their
+        model was not found, or show nothing.
+        """
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options, display=False)
             self._shown = display(self.container, display_id=True)
 
         def close(self) -> None:
-            ended = self.disable
+            if self.disable:
+                return
             super().close()
-            if not ended and self.leave and self._shown is not None:
-                self._shown.update(self.container)
+            if self._shown is not None:
+                left, bar, right = self.container.children
+                html = still(left.value, bar.value, bar.max, right.value, bar.bar_style) if self.leave else ""
+                text = repr(self.container) if self.leave else ""
+                self._shown.update({"text/html": html, "text/plain": text}, raw=True)
+                for widget in (self.container, *self.container.children):
+                    widget.close()
 
     return WidgetBar(**options)
+
+
+_COLOURS = {"success": "#4caf50", "danger": "#f44336"}
+_STILL = (
+    '<div style="display:flex; align-items:center; gap:8px; font-family:monospace; font-size:12px">'
+    '<span style="white-space:pre">{left}</span>'
+    '<span style="flex:0 1 20em; height:14px; background:rgba(128,128,128,0.25)">'
+    '<span style="display:block; height:100%; width:{part:.1f}%; background:{colour}"></span></span>'
+    "<span>{right}</span></div>"
+)
+
+
+def still(left: str, value: float, total: float, right: str, style: str) -> str:
+    """Return HTML that looks like a bar and does not move; `left` and `right` are HTML."""
+    part = 100 * value / total if total else 0.0
+    return _STILL.format(left=left, right=right, part=part, colour=_COLOURS.get(style, "#2196f3"))
 
 
 def mark_as_failed(bar: Any) -> None:

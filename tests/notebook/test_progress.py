@@ -22,23 +22,22 @@ lview = rc.load_balanced_view()
 """
 
 
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
 def bars(page):
-    """Return what the bars of a cell show by now: the left text, the bar, the right text; None: hidden."""
+    """Return what the bars of a cell have shown last: the left text, the bar, the right text."""
     states = {}
     for message in page.messages:
         content = message["content"]
         if message["header"]["msg_type"] in ("comm_open", "comm_msg"):
             states.setdefault(content["comm_id"], {}).update(content["data"].get("state", {}))
-        elif message["header"]["msg_type"] == "comm_close":
-            states[content["comm_id"]]["closed"] = True
     found = []
-    for bundle in page.bundles():
-        box = states[bundle["application/vnd.jupyter.widget-view+json"]["model_id"]]
-        if box.get("closed"):
-            found.append(None)
-            continue
-        left, bar, right = (states[child.removeprefix("IPY_MODEL_")] for child in box["children"])
-        found.append((left["value"].replace("\u2007", " "), bar, right["value"].replace("\u2007", " ")))
+    for message in page.messages:
+        if message["header"]["msg_type"] == "display_data" and VIEW in message["content"]["data"]:
+            box = states[message["content"]["data"][VIEW]["model_id"]]
+            left, bar, right = (states[child.removeprefix("IPY_MODEL_")] for child in box["children"])
+            found.append((left["value"].replace("\u2007", " "), bar, right["value"].replace("\u2007", " ")))
     return found
 
 
@@ -52,9 +51,13 @@ def test_a_widget_follows_a_map(kernel):
     assert left.startswith("work: 100%")
     assert (bar["value"], bar["max"], bar["bar_style"]) == (200, 200, "success")
     assert re.search(r"200/200 \[\d\d:\d\d&lt;00:00, .*item/s, engines 0", right), right
-    # The text that is stored with the notebook is that of the end, though it was displayed at the start.
-    [text] = page.mime("text/plain")
-    assert text.startswith("work: 100%") and "200/200" in text
+    # What is stored with the notebook is not the widget, which would not work there, but how it looked.
+    [bundle] = page.bundles()
+    assert VIEW not in bundle
+    assert bundle["text/plain"].startswith("work: 100%") and "200/200" in bundle["text/plain"]
+    assert "width:100.0%" in bundle["text/html"] and right in bundle["text/html"].replace("\u2007", " ")
+    closed = {one["content"]["comm_id"] for one in page.messages if one["header"]["msg_type"] == "comm_close"}
+    assert len(closed) == 4
 
 
 def test_a_widget_tells_of_failures(kernel):
@@ -101,7 +104,8 @@ def test_long_maps_show_a_bar_by_themselves(kernel):
         page = cell.until(lambda page: page.bundles() and bars(page)[0][2])
         assert bars(page)[0][1]["max"] == 16
         page = cell.finish()
-        assert page.error is None and bars(page) == [None]  # gone, as nobody asked for it
+        assert page.error is None
+        assert page.bundles() == [{"text/html": "", "text/plain": ""}]  # gone, as nobody asked for it
     assert bars(kernel.do("_ = lview.map_sync(work, [1] * 16, [0.8] * 16, progress=False)")) == []
 
 
