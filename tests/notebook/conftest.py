@@ -70,7 +70,19 @@ def _ready(kernel: Kernel, cluster: Cluster) -> None:
         ready = False
     if not ready:
         kernel.do("if 'rc' in globals(): rc.close()\n" + CONNECT.format(file=cluster.connection_file))
-    kernel.do("rc.clear(block=True)")
+    try:
+        kernel.do("rc.clear(block=True)", 20)
+    except TimeoutError:  # it has left the engines busy
+        kernel.interrupt()
+        kernel.do("rc.abort()\nrc.interrupt()\nrc.clear(block=True)")
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Iterator[Path]:
+    """A file that engines wait for: it is there when the test has ended, however that was."""
+    path = tmp_path / "go"
+    yield path
+    path.touch()
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,21 @@ class Page:
         return overwritten(plain("".join(parts)))
 
 
+def spoken(text: str) -> list[tuple[tuple[int, ...], str]]:
+    """Return lines, and which engines have printed them: ``[stdout:0-2, 5] `` stands above them or before."""
+    engines: tuple[int, ...] = ()
+    found = []
+    for line in text.split("\n"):
+        label = re.match(r"\[std(?:out|err):([\d, -]+)\] ?", line)
+        if label:
+            ends = [[int(end) for end in part.split("-")] for part in label[1].split(",")]
+            engines = tuple(engine for end in ends for engine in range(end[0], end[-1] + 1))
+            line = line[label.end() :]
+        if line:
+            found.append((engines, line))
+    return found
+
+
 def plain(text: str) -> str:
     """Return `text` without ANSI colours."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

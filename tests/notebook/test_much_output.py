@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from helpers import processes_of
 from mpiparallel import Cluster
 from notebook.conftest import CONNECT
 from notebook.kernels import Cell, Kernel
-from notebook.pages import Page
+from notebook.pages import Page, spoken
 
 pytestmark = pytest.mark.mpi
 
@@ -77,33 +76,44 @@ class Watch:
     def growth(self, name: str) -> int:
         return max(self.most[process] - self.before[process] for process in self.processes[name])
 
+    def __str__(self) -> str:
+        growth = {name: self.growth(name) // MEGABYTE for name in self.processes}
+        return f"MB more: {growth}; slowest answer: {self.slowest:.2f} s"
 
-def stream(code: str) -> str:
-    return (
-        f"ar = view.execute({code!r}, silent=False, block=False)\n"
-        "with ar.stream_output():\n"
-        "    ar.wait()\n"
-        "ar.get()\n"
-        "del ar"
-    )
+    def check(self, size: int) -> None:
+        """See that memory is bounded when `size` characters were shown, and that the kernel has answered."""
+        assert self.growth("engine") < 16 * MEGABYTE
+        assert self.growth("controller") < 64 * MEGABYTE
+        assert self.growth("kernel") < 4 * size + 64 * MEGABYTE
+        assert self.slowest < 2
 
 
-def test_every_line_arrives_once(kernel, state_dir):
+@pytest.mark.parametrize("options", ["", "--no-stream"])
+def test_every_line_arrives_once(kernel, state_dir, options):
     watch = Watch(kernel, state_dir)
     began = time.monotonic()
-    page = watch.finish(kernel.start(stream(f"for i in range({LINES}):\n    print({LINE})")), 110)
-    took = time.monotonic() - began
-    # Labels stand on lines of their own, or before a single line.
-    lines = Counter(line for line in re.sub(r"^\[.*?\] ", "", page.stdout, flags=re.M).split("\n") if line)
+    page = watch.finish(kernel.start(f"%%px {options}\nfor i in range({LINES}):\n    print({LINE})"), 110)
+    print(f"{time.monotonic() - began:.1f} s", watch)
+    lines = Counter(spoken(page.stdout))
     wanted = (
-        f"rank {rank} line {i:06d} of a hundred thousand" for rank in range(ENGINES) for i in range(LINES)
-    )
+        ((rank,), f"rank {rank} line {i:06d} of a hundred thousand")
+        for rank in range(ENGINES) for i in range(LINES)
+    )  # fmt: skip
     assert all(lines.pop(line, 0) == 1 for line in wanted)
     assert not lines
-    growth = {name: watch.growth(name) // MEGABYTE for name in watch.processes}
-    print(f"{took:.1f} s, slowest answer {watch.slowest:.2f} s, MB more: {growth}")
     assert page.error is None
-    assert watch.growth("engine") < 16 * MEGABYTE
-    assert watch.growth("controller") < 64 * MEGABYTE
-    assert watch.growth("kernel") < 4 * ENGINES * SIZE + 64 * MEGABYTE
-    assert watch.slowest < 2
+    watch.check(ENGINES * SIZE)
+
+
+def test_what_all_print_alike_is_shown_once(kernel, state_dir):
+    watch = Watch(kernel, state_dir)
+    began = time.monotonic()
+    page = watch.finish(kernel.start(f"%%px\nfor i in range({LINES}):\n    print('line', i)"), 110)
+    print(f"{time.monotonic() - began:.1f} s", watch)
+    # Engines that lag behind the others are shown apart; nothing is lost, or shown too often.
+    seen = Counter[str]()
+    for engines, line in spoken(page.stdout):
+        seen[line] += len(engines)
+    assert seen == {f"line {i}": ENGINES for i in range(LINES)}
+    assert spoken(page.stdout)[0] == (tuple(range(ENGINES)), "line 0")
+    watch.check(ENGINES * LINES * len("line 10000\n"))

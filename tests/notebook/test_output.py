@@ -19,8 +19,7 @@ def test_what_engines_print_is_there_once(kernel):
     assert Counter(re.findall(r"line of \d", page.read())) == {f"line of {rank}": 1 for rank in range(4)}
 
 
-def test_output_comes_while_the_cell_runs(kernel, tmp_path):
-    go = tmp_path / "go"
+def test_output_comes_while_the_cell_runs(kernel, go):
     cell = kernel.start(
         f"""
 code = '''

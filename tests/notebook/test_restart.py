@@ -95,9 +95,8 @@ def test_a_cluster_ends_with_its_kernel(own, state_dir, tmp_path, now):
 
 
 @pytest.mark.parametrize("now", [False, True], ids=["restarted", "killed"])
-def test_work_goes_on_when_the_kernel_that_wants_it_restarts(own, cluster, tmp_path, now):
+def test_work_goes_on_when_the_kernel_that_wants_it_restarts(own, cluster, tmp_path, go, now):
     own.do(CONNECT.format(file=cluster.connection_file))
-    go = tmp_path / "go"
     code = f"""
 import os, time
 print("begun")

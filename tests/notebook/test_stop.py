@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from helpers import wait_until
@@ -40,14 +38,6 @@ def stopped(kernel):
         return cell.finish(30)
 
     return stop
-
-
-@pytest.fixture
-def go(tmp_path) -> Iterator[Path]:
-    """A file that engines wait for: it is there when the test has ended, however that was."""
-    path = tmp_path / "go"
-    yield path
-    path.touch()
 
 
 def usable(kernel) -> None:
