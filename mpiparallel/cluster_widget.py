@@ -76,6 +76,7 @@ class Panel:
         self._doing = ""  # what a thread does at the moment
         self._may_be_given_up = False
         self._problem = ""  # what came of the last thing that failed
+        self._n = cluster.n
         self._asked = -1  # the number for which the next click restarts all engines
         self._watching = False
         # Of our own, and no client: the first client is the one that IPython's parallel magics use.
@@ -225,8 +226,13 @@ class Panel:
         with self._lock:
             running = cluster.controller is not None
             idle = not self._doing
+            if idle and cluster.n is not None and cluster.n != self._n:
+                self._n = cluster.n
+                self.number.value = cluster.n  # code may have changed it
             card = cluster._card()
-            self.head.value = drawing.draw(card if idle else replace(card, mood="busy", commands=()))
+            if not idle:
+                card = replace(card, state=f"{self._doing} ...", mood="busy", commands=())
+            self.head.value = drawing.draw(card)
             self.start.disabled = running or not idle
             self.resize.disabled = not (running and idle)
             self.stop.disabled = not (self._may_be_given_up or (running and idle))
@@ -238,8 +244,6 @@ class Panel:
             self.log.value = _logs(cluster) if self.logs.value else ""
 
     def _said(self) -> str:
-        if self._doing:
-            return f'<div style="opacity:.7">{html.escape(self._doing)} ...</div>'
         if not self._problem:
             return ""
         colour = drawing.COLOURS["busy" if self._asked >= 0 else "bad"]

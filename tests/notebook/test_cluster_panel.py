@@ -139,8 +139,9 @@ def test_a_cluster_is_run_by_buttons(page, state_dir):
 
 
 def test_the_panel_follows_what_code_does_and_what_happens(page):
-    page.run("import os, signal\ncluster = ipp.Cluster(n=2, environment={'MPIPARALLEL_FT': '0'})\ncluster")
-    page.run("rc = cluster.start_and_connect_sync()")
+    page.run("import os, signal\ncluster = ipp.Cluster(n=3, environment={'MPIPARALLEL_FT': '0'})\ncluster")
+    page.run("rc = cluster.start_and_connect_sync(1); cluster.resize_sync(2, restart=True)")
+    page.until(lambda: page.models[page.find("engines")]["value"] == 2)
     page.until(lambda: page.shows("runs, 2 engines"))
     again = page.run("cluster").bundles()[0]
     assert again[WIDGET]["model_id"] in page.models  # the same panel, once more
