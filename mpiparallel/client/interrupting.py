@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,36 @@ ANSWER = 0.3  # ... for engines to say what they run, before one is interrupted 
 ENDING = 2.0  # ... for interrupted tasks to end
 
 log = logging.getLogger("mpiparallel.client")
+
+
+class Held:
+    """A context in which a Ctrl-C is only noted; a second one is raised.
+
+    Attributes
+    ----------
+    came : bool
+        Whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._usual: Any = None
+
+    def __enter__(self) -> Held:
+        usual = signal.getsignal(signal.SIGINT)
+        if callable(usual) and threading.current_thread() is threading.main_thread():
+            self._usual = usual
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._usual is not None:
+            signal.signal(signal.SIGINT, self._usual)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.came:
+            self._usual(number, frame)
+        self.came = True
 
 
 def interrupt(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -121,6 +121,28 @@ class ParallelMagics(Magics):
             print(f"{'Parallel' if block else 'Async parallel'} execution on engine(s): {_shown(targets)}")
         if args.local:
             self._check_local(cell)
+        result = here = None
+        try:
+            with interrupting.Held() as held:  # or the engines would go on with what nobody knows of
+                result = self._submit(view, cell, targets)
+            if args.out:
+                self._user_names[args.out] = result
+            here = self._run_here(cell) if args.local else None
+            if held.came and not block:
+                raise KeyboardInterrupt
+            if not block:
+                return result
+            stopped_here = here is not None and here.ename == "KeyboardInterrupt"
+            self._wait_and_show(result, args, held.came or stopped_here)
+        except KeyboardInterrupt:  # while something was shown, perhaps much
+            if result is None or not block:
+                raise
+            self._stop_showing(result, args)
+        if here is not None:
+            raise error.AlreadyDisplayedError(here)
+        return None
+
+    def _submit(self, view: DirectView, cell: str, targets: Any) -> AsyncResult:
         try:
             result = view.execute(cell, silent=False, targets=targets, block=False)
         except Exception as failure:  # no engines, say
@@ -130,15 +152,7 @@ class ParallelMagics(Magics):
         self._cells[result._tasks[0].request.id] = cell
         if len(self._cells) > CELLS:
             del self._cells[next(iter(self._cells))]
-        if args.out:
-            self._user_names[args.out] = result
-        here = self._run_here(cell) if args.local else None
-        if not block:
-            return result
-        self._wait_and_show(result, args, interrupted=here is not None and here.ename == "KeyboardInterrupt")
-        if here is not None:
-            raise error.AlreadyDisplayedError(here)
-        return None
+        return result
 
     def _targets(self, view: DirectView, text: str) -> Any:
         return opt.targets_of(text, view.client.ids, self._user_names)
@@ -186,28 +200,34 @@ class ParallelMagics(Magics):
         stream = self._streams if args.stream is None else args.stream
         signal = args.signal or self.signal_on_interrupt
         fold = self.fold if args.fold is None else args.fold
-        try:
-            with result.stream_output(fold) if stream else nullcontext():
-                if not interrupted:
-                    try:
-                        self._wait(result, args.progress_after)
-                    except KeyboardInterrupt:
-                        interrupted = True
-                if interrupted:
-                    self._interrupt(result, signal)
-            if result.done():
-                result.display_outputs(args.groupby or "type", stream, fold)
-        except KeyboardInterrupt:  # while something was shown, perhaps much
-            interrupted = True
-            if not result.done():
+        with ExitStack() as streaming:
+            if stream:
+                with interrupting.Held() as held:
+                    streaming.enter_context(result.stream_output(fold))
+                interrupted = interrupted or held.came
+            if not interrupted:
+                try:
+                    self._wait(result, args.progress_after)
+                except KeyboardInterrupt:
+                    interrupted = True
+            if interrupted:
                 self._interrupt(result, signal)
-            print(f"Not all output was shown: %pxresult{self.suffix} shows it.", file=sys.stderr)
+        if result.done():
+            result.display_outputs(args.groupby or "type", stream, fold)
         if interrupted:
             self._tell_end(result, signal, shown=stream)
             return
         failure = result.exception()
         if failure is not None:
             raise _shown_error(failure) if stream else _told_shortly(failure)
+
+    def _stop_showing(self, result: AsyncResult, args: argparse.Namespace) -> None:
+        """Make sure that a cell ends of which no more is shown."""
+        signal = args.signal or self.signal_on_interrupt
+        if not result.done():
+            self._interrupt(result, signal)
+        print(f"Not all output was shown: %pxresult{self.suffix} shows it.", file=sys.stderr)
+        self._tell_end(result, signal, shown=True)
 
     @property
     def _streams(self) -> bool:

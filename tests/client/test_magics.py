@@ -444,6 +444,55 @@ def test_ctrl_c_in_the_local_part_ends_the_engines_too(shell, px, fake, capsys):
     assert "engines 0-3: interrupted\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["execute", "stream_output"])
+def test_ctrl_c_before_the_waiting_begins(shell, px, fake, capsys, monkeypatch, where):
+    """It is not lost, and what was sent is not left running."""
+    owner = type(px.view) if where == "execute" else ipp.AsyncResult
+    usual = getattr(owner, where)
+
+    def slow(*args, **options):
+        made = usual(*args, **options)
+        assert wait_until(lambda: len(fake.held) == 4)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(owner, where, slow)
+    fake.holding = {0, 1, 2, 3}
+    assert shell.run_cell_magic("px", "", "x = 1") is None
+    assert fake.signals == [([0, 1, 2, 3], signal.SIGINT)]
+    assert "engines 0-3: interrupted\n" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_cell_is_sent_that_is_not_waited_for(shell, px, fake, monkeypatch):
+    usual = type(px.view).execute
+
+    def slow(*args, **options):
+        made = usual(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(type(px.view), "execute", slow)
+    with pytest.raises(KeyboardInterrupt):
+        shell.run_cell_magic("px", "--noblock", "x = 1")
+    assert px.last_result.wait(10) and fake.signals == []
+
+
+def test_ctrl_c_while_output_is_shown(shell, px, fake, capsys, monkeypatch):
+    """The showing ends, and the output is there for the asking."""
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ipp.AsyncResult, "display_outputs", interrupted)
+        assert shell.run_cell_magic("px", "--no-stream", "print('hello')") is None
+    shown = capsys.readouterr()
+    assert "Not all output was shown: %pxresult shows it.\n" in shown.err and "hello" not in shown.out
+    shell.run_line_magic("pxresult", "--no-fold")
+    assert capsys.readouterr().out.count("hello") == 4
+
+
 def test_ctrl_c_in_pxresult_is_the_users(shell, px, client, fake):
     fake.holding = {0}
     shell.run_cell_magic("px", "--noblock", "x = 1")
