@@ -21,17 +21,16 @@ def test_a_failure_ends_what_runs_on(kernel):
     page = cell.finish()
     assert cell.reply["status"] == "error" and cell.reply["ename"] == "AlreadyDisplayedError"
     assert page.traceback == "4 errors"
-    assert page.read().count("ZeroDivisionError: division by zero") == 1
+    # Engines that fail later have a line, and no other traceback.
+    assert page.read().count("----> 1 1 / 0") == 1
 
 
 def test_autopx_in_a_kernel(kernel):
     assert kernel.do("%autopx").stdout == "%autopx enabled\n"
     kernel.do("a = engine_id\nimport asyncio\nawait asyncio.sleep(0)")
     assert kernel.value("'a' in globals()") is False
-    page = kernel.do("print('engine', a)")
-    assert sorted(line for line in page.stdout.splitlines() if line.startswith("engine")) == [
-        f"engine {engine}" for engine in range(4)
-    ]
+    page = kernel.do("print('value', a)")
+    assert [page.stdout.count(f"value {engine}\n") for engine in range(4)] == [1] * 4
     assert kernel.run("1 / a").traceback == "1 error"
     kernel.run("peeked = 5", store_history=False)  # as variable inspectors do
     assert kernel.value("peeked") == 5
