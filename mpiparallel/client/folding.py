@@ -17,7 +17,7 @@ from mpiparallel.client.voices import STREAMS, Item, Lane, Voice, visible
 HOLD = 0.2  # seconds for a line
 DISPLAY_HOLD = 0.5  # seconds for anything else: pictures are not made at the same speed everywhere
 EVER = float("inf")
-LIMIT = 128 << 10  # characters of one engine that may wait
+LIMIT = 64 << 10  # characters of one engine that may wait; of more, lines are not compared one by one
 
 
 class Block(NamedTuple):
@@ -166,7 +166,9 @@ class Folder:
                 if not (complete or expired or hurried.intersection(group.engines) or not self._fold):
                     continue
                 line = key[1]
-                if pending is not None and not group.partial and counts[line] > len(group.engines):
+                alone = pending is None or group.partial or counts[line] <= len(group.engines)
+                if not alone and not self._is_flood(group):
+                    assert pending is not None
                     behind = [e for e in pending if e not in group.engines and line in pending[e]]
                     if behind:
                         wanted.append((group.since, group.engines, key, group))
@@ -256,10 +258,11 @@ class Folder:
                 blocks.append(Block(kind, tuple(group.engines), line, None, continues, overwrote))
             return
         first = lanes[0]
+        flood = self._is_flood(group)
         count = min(map(len, lanes))
         if self._fold:
             known = max(lane.due(now, self._hold) for lane in lanes)
-            if any(voice.size > LIMIT for voice in voices):
+            if flood:
                 known = count
             count = max(1, min(count, max(in_step, known)))
         if len(lanes) > 1:
@@ -270,7 +273,7 @@ class Folder:
             ends = (number for number, other in enumerate(lines) if other.startswith("\r"))
             end = next(ends, count)
             count = end or 1
-        if counts:
+        if counts and not flood:
             alone = len(lanes)
             for number, other in enumerate(lines):
                 if number and counts[other] > alone:
@@ -287,6 +290,9 @@ class Folder:
         if overwrote:
             text, continues = text[1:], False
         blocks.append(Block(kind, tuple(group.engines), text, None, continues, overwrote))
+
+    def _is_flood(self, group: _Group) -> bool:
+        return any(self._voices[engine].size > LIMIT for engine in group.engines)
 
     @staticmethod
     def _gone(voice: Voice, size: int) -> None:
