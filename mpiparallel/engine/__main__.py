@@ -147,13 +147,14 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
 
 def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None) -> None:
     """Be an engine until the world ends. An error that is not user code's ends the process, with reason."""
-    from mpiparallel.engine import current, datapub, evidence
+    from mpiparallel.engine import asking, current, datapub, evidence
     from mpiparallel.engine.executor import Executor
     from mpiparallel.engine.output import OutputCapture
     from mpiparallel.engine.watcher import Watcher
 
     sys.setswitchinterval(0.001)  # the courier must get its turn while user code computes
     sys.stdin = open(os.devnull)  # noqa: SIM115 (it stays for the life of the process)
+    asking.refuse()
     output = OutputCapture(engine_id, courier.post, config.output_window)
     output.install()
     datapub.output = output

@@ -1,4 +1,4 @@
-"""Tracebacks of user code, without the frames that are ours: those that called it and those that it called."""
+"""Tracebacks of user code, without the frames that are ours: what called it, and what it called."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from types import TracebackType
 
 
 def without_callers(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the first frames as far as they are ours."""
-    while trace is not None and _is_ours(trace):
+    """Leave out the first frames as far as they are ours, or those of IPython, which runs cells for us."""
+    while trace is not None and _is_ours(trace, "IPython."):
         trace = trace.tb_next
     return trace
 
@@ -28,5 +28,5 @@ def without_called(trace: TracebackType | None) -> TracebackType | None:
     return kept
 
 
-def _is_ours(trace: TracebackType) -> bool:
-    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith("mpiparallel.")
+def _is_ours(trace: TracebackType, *also: str) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith(("mpiparallel.", *also))

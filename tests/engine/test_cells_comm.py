@@ -117,6 +117,14 @@ def test_after_an_error_the_next_cell_has_it_whole(rc):
         assert rc[1:4]["who"] == [(rank, 3, 3) for rank in range(3)]
 
 
+@pytest.mark.parametrize("before", ["%%bash\ntrue", "!true", "import asyncio\nawait asyncio.sleep(0)"])
+def test_who_raises_frees_the_others_whatever_ran_before(rc, before):
+    """IPython leaves a thread behind, which could call MPI for all that is known of others."""
+    rc[:].execute(before, block=True).get(timeout=60)
+    with pytest.raises(ipp.CompositeError, match="ZeroDivisionError"):
+        rc[:].execute("if mpi_rank == 1: 1 / 0\ncomm.barrier()").get(timeout=60)
+
+
 def test_in_a_gang(rc):
     lview = rc.load_balanced_view()
     rc[:].execute("comm = MPI.COMM_WORLD", block=True).get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -210,7 +211,17 @@ def _harmless(thread: threading.Thread) -> bool:
     """Whether a thread runs code of ours, or of a library that has nothing to do with MPI."""
     target = getattr(thread, "_target", None)  # what a plain Thread runs, while it does
     module = getattr(type(thread) if target is None else target, "__module__", None) or ""
-    return module.startswith(_HARMLESS)
+    loop = getattr(target, "__self__", None)  # where a bound method runs
+    return module.startswith(_HARMLESS) or (loop is not None and loop is _loop_of_scripts())
+
+
+def _loop_of_scripts() -> Any:
+    """Return the event loop on which IPython runs ``%%bash`` and its kin, in a thread that stays."""
+    if "IPython.core.magics.script" not in sys.modules:
+        return None
+    shell = sys.modules["IPython"].get_ipython()
+    magics = shell.magics_manager.registry.get("ScriptMagics") if shell is not None else None
+    return getattr(magics, "event_loop", None)
 
 
 def _can_revoke() -> bool:
