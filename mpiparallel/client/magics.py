@@ -85,9 +85,10 @@ class ParallelMagics(Magics):
         return self.view is not None and self.view.client._connection.gone is None
 
     def _get_view(self) -> DirectView:
-        if self.view is None:
+        if self.view is None or not self.has_client:
+            gone = "" if self.view is None else f", and theirs is gone ({self.view.client._connection.gone})"
             raise UsageError(
-                "the parallel magics need a Client: make one by mpiparallel.Client(), "
+                f"the parallel magics need a Client{gone}: make one by mpiparallel.Client(), "
                 "or by mpiparallel.Cluster(n=4).start_and_connect_sync()"
             )
         return self.view
@@ -285,9 +286,11 @@ class ParallelMagics(Magics):
 
     @opt.options(*opt.EXECUTION, *opt.FOLD)
     def pxconfig(self, line: str = "") -> None:
-        """Set what %px does when its options do not say it."""
+        """Set what %px does when its options do not say it; without options, show that."""
         args = opt.parse(self.pxconfig, line)
         view = self._get_view()
+        if not line.strip():
+            print(self._settings(view))
         if args.targets is not None:
             view.targets = self._targets(view, args.targets)
         if args.block is not None:
@@ -303,6 +306,15 @@ class ParallelMagics(Magics):
         if args.fold is not None:
             self.fold = args.fold
 
+    def _settings(self, view: DirectView) -> str:
+        words = [f"--targets {_shown(view.targets)}", "--block" if view.block else "--noblock"]
+        words.append("--stream" if self._streams else "--no-stream")
+        if self.fold is not None:
+            words.append("--fold" if self.fold else "--no-fold")
+        words.append("--verbose" if self.verbose else "--no-verbose")
+        words.append(f"--progress-after {self.progress_after_seconds:g}")
+        return " ".join([*words, f"--signal-on-interrupt {self.signal_on_interrupt}"])
+
     @opt.options(opt.TARGETS)
     def pxwhere(self, line: str = "") -> Any:
         """Show what the engines are doing at this moment, and where they are in the cells of %px.
@@ -314,7 +326,11 @@ class ParallelMagics(Magics):
         """
         args = opt.parse(self.pxwhere, line)
         view = self._get_view()
-        places = view.where(None if args.targets is None else self._targets(view, args.targets))
+        targets = None if args.targets is None else self._targets(view, args.targets)
+        try:
+            places = view.where(targets)
+        except Exception as failure:  # an engine that there is not, say
+            raise _told_shortly(failure) from None
         return CellWhereabouts(places, self._cells)
 
     def autopx(self, line: str = "") -> None:

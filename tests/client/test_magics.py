@@ -170,6 +170,29 @@ def test_options_of_a_cell_do_not_stay(shell, px, client):
     assert px.last_result.engine_id == [0, 1, 2, 3]
 
 
+def test_a_client_that_is_gone(shell, px, client, capsys):
+    client.close()
+    for magic in ("%px 1", "%%px\n1", "%pxconfig -b", "%pxwhere", "%autopx"):
+        with pytest.raises(UsageError, match=r"need a Client, and theirs is gone \(Connections have been cl"):
+            run(shell, magic)
+
+
+def test_pxwhere_errors_are_told_shortly(shell, px, capsys):
+    assert isinstance(shell.run_cell("%pxwhere -t 9").error_in_exec, IndexError)
+    assert plain(capsys.readouterr().out) == "IndexError: No such engine: 9\n"
+
+
+def test_pxconfig_shows_what_it_has_set(shell, px, capsys):
+    shell.run_line_magic("pxconfig", "")
+    settings = "--targets all --block --stream --no-verbose --progress-after 2 --signal-on-interrupt SIGINT"
+    assert capsys.readouterr().out == f"{settings}\n"
+    settings = "--targets [0, 2] --noblock --no-stream --no-fold --verbose"
+    settings += " --progress-after 0.5 --signal-on-interrupt 9"
+    shell.run_line_magic("pxconfig", settings)
+    shell.run_line_magic("pxconfig", "")
+    assert capsys.readouterr().out == f"{settings}\n"
+
+
 def test_pxconfig(shell, client):
     view = client.activate(-1, "_tst")
     assert view.targets == 3
