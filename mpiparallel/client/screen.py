@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from mpiparallel.ranges import ranges
 from mpiparallel.tracebacks import without_colour
 
 MAX_LINE = 4096  # characters of an unfinished line that are remembered
-PART = 1 << 20  # characters that are written at once
+PART = 1 << 18  # characters that are written at once
 MAX_RECORD = 1 << 20  # characters of a cell's output that can be shown again when some of it is cleared
 
 _STYLE = re.compile(r"\x1b\[([\d;]*)m")
@@ -269,6 +270,30 @@ def _is_of_others(block: Block | None, other: Block) -> bool:
     return block is not None and block.kind in STREAMS and block.engines != other.engines
 
 
+class Pace:
+    """Holds text back that a Jupyter server would drop: by default it passes 3 MB in 3 s on, and no more."""
+
+    RATE = 0.5e6  # characters in a second
+    BURST = 1e6
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._free, self._when = self.BURST, clock()
+
+    def wait(self, size: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Return when so much may be written."""
+        if "JPY_SESSION_NAME" not in os.environ:  # set by the server for the kernels of its notebooks
+            return
+        now = self._clock()
+        self._free = min(self.BURST, self._free + (now - self._when) * self.RATE) - size
+        self._when = now
+        if self._free < 0:
+            sleep(-self._free / self.RATE)
+
+
+_pace = Pace()
+
+
 def _write(todo: list[tuple[str, Any]]) -> None:
     """Write texts, joined where they go to one stream, and call what is between them."""
     file: Any = None
@@ -280,8 +305,9 @@ def _write(todo: list[tuple[str, Any]]) -> None:
         text = "".join(parts)
         parts.clear()
         for start in range(0, len(text), PART):
+            _pace.wait(len(text[start : start + PART]))
             file.write(text[start : start + PART])
-        file.flush()
+            file.flush()
 
     for kind, thing in todo:
         if kind == "call":

@@ -169,3 +169,23 @@ def test_an_engine_clears_what_it_has_shown_itself(shown, capsys, monkeypatch):
     assert capsys.readouterr().out == "<clear True>[stdout:1] \nboth\n[stdout:0] \nnew\n"
     one.write([Block("clear_output", (0, 1), "", [{"wait": False}] * 2)])
     assert capsys.readouterr().out == "<clear True>"
+
+
+@pytest.mark.parametrize("in_server", [True, False])
+def test_a_jupyter_server_gets_no_more_than_it_passes_on(monkeypatch, in_server):
+    if in_server:
+        monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    else:
+        monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    now, written = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    pace = screen.Pace(clock=lambda: now[0])
+    for _ in range(100):
+        pace.wait(200_000, sleep)
+        written.append((now[0], 200_000))
+    windows = [sum(size for when, size in written if start <= when < start + 3) for start, _ in written]
+    assert (max(windows) <= 3e6) == in_server
+    assert (now[0] == 0) == (not in_server)
