@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,26 @@ class Cell:
         return lines
 
     @property
+    def tracebacks(self) -> list[str]:
+        return [plain("\n".join(one.traceback)) for one in self.outputs if one.output_type == "error"]
+
+    @property
+    def shown(self) -> list[str]:
+        """All that was printed, and tracebacks."""
+        return [self.text(), self.text("stderr"), *self.tracebacks]
+
+    def results_by_engine(self) -> dict[int, str]:
+        """Return the results that engines have shown as ``Out[0-3:7]: ...``."""
+        results: dict[int, str] = {}
+        texts = [one.data.get("text/plain", "") for one in self.outputs if one.output_type == "display_data"]
+        for text in [*texts, *self.text().splitlines()]:
+            label = re.fullmatch(r"Out\[([\d, -]+)(?::\d+)?\]:\s(.*)", text, re.DOTALL)
+            for engine in listed(label[1]) if label else ():
+                assert engine not in results, f"engine {engine} shows two results"
+                results[engine] = label[2].strip()
+        return results
+
+    @property
     def result(self) -> str:
         """The text of the cell's own result."""
         (found,) = [one.data["text/plain"] for one in self.outputs if one.output_type == "execute_result"]
@@ -92,6 +112,11 @@ def listed(ranges: str) -> list[int]:
         low, _, high = piece.strip().partition("-")
         numbers.extend(range(int(low), int(high or low) + 1))
     return numbers
+
+
+def said_by(engines: Iterable[int], line: str) -> dict[int, list[str]]:
+    """Return what `Cell.printed_by` returns when each of the engines has printed one line, the same."""
+    return {engine: [line] for engine in engines}
 
 
 def pixels(png: str) -> np.ndarray:
@@ -151,6 +176,173 @@ def test_file_is_clean(path: Path) -> None:
 def test_all_notebooks_are_tested() -> None:
     tested = Path(__file__).read_text()
     assert [path.name for path in NOTEBOOKS.glob("*.ipynb") if f'run("{path.stem}")' not in tested] == []
+
+
+# ---------------------------------------------------------------- tutorial
+
+RESULTS = """
+    rc.ids -> [0, 1, 2, 3]
+    mul(5, 6) -> 30
+    rc[0].apply(mul, 5, 6) -> 30
+    rc[:].apply(mul, 5, 6) -> [30, 30, 30, 30]
+    list(map(mul, range(1, 10), range(2, 11))) -> [2, 6, 12, 20, 30, 42, 56, 72, 90]
+    list(dview.map(mul, range(1, 10), range(2, 11))) -> [2, 6, 12, 20, 30, 42, 56, 72, 90]
+    list(lview.map(mul, range(1, 10), range(2, 11))) -> [2, 6, 12, 20, 30, 42, 56, 72, 90]
+    dview.pull("a") -> [1.032, 1.032, 1.032, 1.032]
+    dview.pull("b", targets=0) -> 3453
+    dview.pull(("a", "b")) -> [[1.032, 3453], [1.032, 3453], [1.032, 3453], [1.032, 3453]]
+    ar.get() -> [1.032, 1.032, 1.032, 1.032]
+    dview["a"] -> [range(0, 4), range(4, 8), range(8, 12), range(12, 16)]
+    dview.gather("a") -> [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_tutorial(run: Callable[[str], Executed]) -> None:
+    notebook = run("tutorial")
+    assert [cell.source for cell in notebook.cells if cell.errors and not cell.may_fail] == []
+    results = {cell.source: cell for cell in notebook.cells}
+    for line in RESULTS.strip().splitlines():
+        source, _, value = line.strip().partition(" -> ")
+        assert re.sub(r"\s+", " ", results[source].result) == value, source
+    views = ["[0, 1]", "[2, 3]", "[0, 2]", "[1, 3]"]
+    assert notebook.cell("first_half =").text().splitlines() == [f"<DirectView {view}>" for view in views]
+    assert eval(notebook.cell("dview.block = False").result) == list(range(32))
+    assert notebook.cell("(C_local == C_remote)").result in ("np.True_", "True")
+
+    here = eval(results["summary()"].result)
+    there = eval(results["rc[0].apply(summary)"].result)
+    everywhere = eval(results["rc[:].apply(summary)"].result)
+    assert here["hostname"] == there["hostname"] and everywhere[0] == there
+    assert notebook.cell("d = _").result == str(there["pid"])
+    pids = [one["pid"] for one in everywhere]
+    assert len({here["pid"], *pids}) == 5
+    assert eval(results["getpid()"].result) == pids
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_tutorial_cells_on_engines(run: Callable[[str], Executed]) -> None:
+    notebook = run("tutorial")
+    everybody = range(4)
+    version = notebook.cell("--local\nnp.__version__")
+    assert version.result == repr(np.__version__)
+    assert version.results_by_engine() == dict.fromkeys(everybody, repr(np.__version__))
+
+    pids = eval(next(one for one in notebook.cells if one.source == "getpid()").result)
+    said = notebook.cell('print("on", socket.gethostname())').printed_by()
+    hosts = {lines[1] for lines in said.values()}
+    assert said == {engine: [str(pids[engine]), *hosts] for engine in everybody}
+
+    pictures = notebook.cell("plt.imshow(a").pictures
+    assert len(pictures) == 2 and not np.array_equal(*pictures)
+    for picture in pictures:
+        colours = picture[np.ptp(picture, axis=-1) > 30]
+        assert len(np.unique(colours, axis=0)) > 50  # a hundred random numbers
+
+    assert "importing matplotlib.pyplot on engine(s)" in notebook.cell("sync_imports").text()
+    versions = notebook.cell("np.__file__")
+    assert versions.text().splitlines()[0] == f"{np.__version__} {np.__file__}"
+    assert versions.printed_by() == said_by(everybody, f"{np.__version__} {np.__file__}")
+    shells = notebook.cell("!echo").printed_by()
+    assert shells == {engine: [f"a shell of engine {engine}"] for engine in everybody}
+    assert re.search(r"per loop \(mean .* 3 runs, 20 loops each", notebook.cell("%timeit").text())
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_tutorial_ways_to_send_cells(run: Callable[[str], Executed]) -> None:
+    notebook = run("tutorial")
+    everybody = range(4)
+    slept = notebook.cell("%pxresult")
+    assert slept.printed_by() == {engine: [f"engine {engine} has slept"] for engine in everybody}
+    assert slept.results_by_engine() == {engine: str(engine**2) for engine in everybody}
+    counted = notebook.cell("-o answers")
+    assert counted.printed_by() == {engine: [f"engine {engine} counts"] for engine in everybody}
+    assert counted.results_by_engine() == {engine: str(10 * engine) for engine in everybody}
+    assert "AsyncResult" in next(one for one in notebook.cells if one.source == "answers").result
+    assert notebook.cell("only two of us").printed_by() == said_by((0, 1), "only two of us")
+    assert notebook.cell("print(where)").printed_by() == said_by(everybody, "sent without %%px")
+
+    failed = notebook.cell("invert(engine_id // 2)")
+    assert failed.results_by_engine() == {2: "1.0", 3: "1.0"}
+    shown = failed.text() + failed.text("stderr") + "".join(failed.tracebacks)
+    assert shown.count("ZeroDivisionError: division by zero") == 1
+    assert re.search(r"\[0-1:execute\] ranks 0-1 on ", shown) and "return 1 / x" in shown
+    assert notebook.cell("still here").printed_by() == said_by(everybody, "still here")
+    sums = {rank: [f"rank {rank} of 4 knows the sum of all ids: 6"] for rank in everybody}
+    assert notebook.cell("comm.allreduce(engine_id)").printed_by() == sums
+
+
+# ---------------------------------------------------------------- MPI
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_mpi(run: Callable[[str], Executed]) -> None:
+    notebook = run("mpi")
+    assert [cell.source for cell in notebook.cells if cell.errors and not cell.may_fail] == []
+    said = notebook.cell("Get_processor_name").printed_by()
+    assert [lines[0].partition(" on ")[0] for lines in map(said.get, range(4))] == [
+        f"rank {rank} of 4" for rank in range(4)
+    ]
+    points = {rank: [f"points {30 * rank} to {30 * rank + 29}"] for rank in range(4)}
+    assert notebook.cell('print("points"').printed_by() == points
+
+    u = np.where(abs((np.arange(120) + 0.5) / 120 - 0.5) < 0.1, 100.0, 0.0)
+
+    def step(many: int) -> None:
+        for _ in range(many):
+            wide = np.pad(u, 1, mode="edge")
+            u[:] += 0.4 * (wide[:-2] - 2 * u + wide[2:])
+
+    step(400)
+    (heat,) = {line for lines in notebook.cell("heat = ").printed_by().values() for line in lines}
+    assert heat == f"heat {u.sum():.6f}, hottest point {u.max():.3f}"
+    (curves,) = notebook.cell("view.gather").pictures
+    for colour in [(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40)]:
+        assert np.count_nonzero(near(curves, colour)) > 100
+    # Heat spreads evenly to both sides: the plot of each moment is its own mirror image.
+    axes = np.argwhere(curves.max(axis=-1) < 40)
+    (top, left), (bottom, right) = axes.min(axis=0), axes.max(axis=0)
+    red = near(curves[top:bottom, left:right], (214, 39, 40))
+    assert abs(middle_of(red[red.shape[0] // 3 :])[1] - 0.5) < 0.08
+
+    rounds = 0
+    while np.ptp(u) > 0.5:
+        step(200)
+        rounds += 1
+    even = f"even within half a degree after {rounds} rounds"
+    assert notebook.cell("rounds = 0").printed_by() == said_by(range(4), even)
+    total = repr(np.histogram(u, bins=5, range=(19.5, 20.5))[0])
+    assert notebook.cell("histogram, edges").results_by_engine() == dict.fromkeys(range(4), total)
+    pair = {rank: [f"rank {rank} of 2 among the engines [0, 1]"] for rank in (0, 1)}
+    assert notebook.cell("members = ").printed_by() == pair
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_mpi_what_hangs_is_told(run: Callable[[str], Executed]) -> None:
+    notebook = run("mpi")
+    failed = "".join(notebook.cell("my part of the input").shown)
+    assert failed.index("[2:execute] rank 2 on ") < failed.index(
+        "ValueError: my part of the input is missing"
+    )
+    assert "engines 0-1, 3 were waiting for it in allreduce" in failed
+    assert notebook.cell("are here").printed_by() == said_by(range(4), "all 4 are here")
+
+    where = notebook.cell("%pxwhere").result
+    assert re.search(r"engine 0 .*cell line 4: time\.sleep\(30\)", where)
+    assert re.search(r"engines 1-3 .*Barrier", where)
+    interrupted = "".join(notebook.cell("rc.interrupt()").shown)
+    assert re.search(r"\[0:execute\] rank 0 on", interrupted) and "KeyboardInterrupt" in interrupted
+    assert "mpiparallel/" not in interrupted
+
+    stuck = "".join(notebook.cell("got = comm.recv").shown)
+    assert stuck.count("DeadlockError: ") == 1 and "rank 0 waits for rank 1, rank 1 for rank 0" in stuck
+    greeted = notebook.cell("comm.sendrecv").results_by_engine()
+    assert greeted == dict.fromkeys((0, 1), "'hello'")
 
 
 # ---------------------------------------------------------------- overview
