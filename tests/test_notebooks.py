@@ -283,8 +283,7 @@ def test_tutorial_ways_to_send_cells(run: Callable[[str], Executed]) -> None:
     shown = "".join(failed.shown)
     assert shown.count("return 1 / x") == 2  # one traceback, in which invert is defined and called
     # Both engines are named once: together, unless one was later than the other by more than a moment.
-    named = [listed(engines) for engines in re.findall(r"\[([\d, -]+):execute\]", shown)]
-    assert sorted(sum(named, [])) == [0, 1]
+    assert sorted(listed(", ".join(re.findall(r"\[([\d, -]+):execute\]", shown)))) == [0, 1]
     assert notebook.cell("still here").printed_by() == said_by(everybody, "still here")
     sums = {rank: [f"rank {rank} of 4 knows the sum of all ids: 6"] for rank in everybody}
     assert notebook.cell("comm.allreduce(engine_id)").printed_by() == sums
