@@ -113,11 +113,10 @@ class Cell:
         """Return one picture of each engine that has shown one below its label."""
         found: dict[int, np.ndarray] = {}
         speakers: list[int] = []
-        for one in self.outputs:
-            if one.output_type == "stream":
-                labels = re.findall(r"^\[output:([\d, -]+)\]$", one.text, re.MULTILINE)
-                speakers = listed(labels[-1]) if labels else speakers
-            elif "image/png" in one.get("data", {}):
+        for one, text in zip(self.outputs, self.displayed, strict=True):
+            labels = re.findall(r"^\[output:([\d, -]+)\]$", text, re.MULTILINE)
+            speakers = listed(labels[-1]) if labels else speakers
+            if "image/png" in one.get("data", {}):
                 assert speakers and not set(speakers) & set(found), f"{speakers} after {list(found)}"
                 found.update(dict.fromkeys(speakers, pixels(one.data["image/png"])))
         return found
@@ -363,7 +362,8 @@ def test_mpi_what_hangs_is_told(run: Callable[[str], Executed]) -> None:
     assert "mpiparallel/" not in interrupted
 
     stuck = "".join(notebook.cell("got = comm.recv").shown)
-    assert stuck.count("DeadlockError: ") == 1 and "rank 0 waits for rank 1, rank 1 for rank 0" in stuck
+    assert stuck.count("Traceback") == 1 and "rank 0 waits for rank 1, rank 1 for rank 0" in stuck
+    assert sorted(listed(", ".join(re.findall(r"\[([\d, -]+):execute\]", stuck)))) == [0, 1]
     greeted = notebook.cell("comm.sendrecv").results_by_engine()
     assert greeted == dict.fromkeys((0, 1), "'hello'")
 
