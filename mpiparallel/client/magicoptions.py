@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from IPython.utils.process import arg_split
 from mpiparallel.client.control import signal_number
 
 _Option = tuple[tuple[str, ...], dict[str, Any]]
+
+
+_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 def _flag(name: str, value: object, *words: str, help: str) -> _Option:
@@ -90,7 +94,7 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
         If there is something wrong in it.
     """
     try:
-        words = arg_split(line)
+        words = arg_split(_COMMENT.sub("", line))
     except ValueError as error:
         raise UsageError(f"{line}: {error}") from None
     found: argparse.Namespace = magic.parser.parse_args(_joined(words))

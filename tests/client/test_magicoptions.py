@@ -25,7 +25,8 @@ def parsed(line):
 
 
 def test_nothing():
-    assert set(parsed("").values()) == {None}
+    for line in ("", "  ", "# only what one says --local"):
+        assert set(parsed(line).values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_nothing():
         ("-t ::2", "targets", "::2"),
         ("-t range(0, n)", "targets", "range(0, n)"),
         ("-b -b", "block", True),
+        ("-b  # don't go on -a", "block", True),
         ("-b -a", "block", False),
     ],
 )
