@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
 import linecache
 import os
 import shutil
@@ -68,6 +69,9 @@ class _Hook(DisplayHook):
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
         content = {"data": _portable(format_dict), "metadata": md_dict or {}}
         _output.publish("execute_result", {**content, "execution_count": self.prompt_count})
+
+    def log_output(self, format_dict: Any) -> None:
+        """Keep nothing: results are in ``Out``, and what was shown is the client's."""
 
     def finish_displayhook(self) -> None:
         self._is_active = False
@@ -148,6 +152,10 @@ class EngineShell(InteractiveShell):
         return result
 
     # ------------------------------------------------------------ nobody is there
+
+    def _tee(self, channel: Any) -> Any:
+        """Keep no copy of what is printed, as IPython does for ``%notebook``: memory would grow with it."""
+        return contextlib.nullcontext()
 
     def init_io(self) -> None:
         """Keep the streams as they are: they are captured below Python."""

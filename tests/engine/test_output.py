@@ -47,6 +47,18 @@ def test_all_of_much_output_arrives_in_order(rc):
         assert text.splitlines() == expected
 
 
+def test_what_is_shown_is_not_kept(rc):
+    """IPython keeps a copy of all that a cell has printed, where an engine runs for weeks."""
+    view = rc[:]
+    cell = "for i in range(%d): print(f'{i:09d}' * 20)\ndisplay(i)\n'x' * 1000"
+    view.execute(cell % 10_000, silent=False, block=True)
+    engines = [psutil.Process(pid) for pid in view.apply_sync(os.getpid)]
+    before = [engine.memory_info().rss for engine in engines]
+    chatter = view.execute(cell % 80_000, silent=False, block=True)
+    growth = [engine.memory_info().rss - old for engine, old in zip(engines, before, strict=True)]
+    assert max(growth) < 8e6 < 80_000 * 181 == len(chatter.stdout[3])
+
+
 def test_output_comes_while_the_task_runs(rc):
     result = rc[0].apply_async(ipp.interactive(lambda: (print("begun"), __import__("time").sleep(60))))
     assert wait_until(lambda: "begun" in (result.stdout or ""), 10)
