@@ -46,13 +46,19 @@ def make_bar(widget: bool | None = None, **options: Any) -> Any:
         bar = _make_widget(options)
         if bar is not None:
             return bar
-    terminal = next((file for file in (sys.stdout, sys.stderr) if file is not None and file.isatty()), None)
+    terminal = next(filter(_is_terminal, (sys.stdout, sys.stderr)), None)
     if terminal is None and not in_kernel:
         return LineBar(**options)
     from tqdm import tqdm
 
     # A front end without widgets can go back to the start of a line as a terminal does.
     return tqdm(**{"file": terminal or sys.stdout, "dynamic_ncols": terminal is not None, **options})
+
+
+def _is_terminal(file: Any) -> bool:
+    """Whether a stream, which may be anything that users put in the place of stdout, is a terminal."""
+    isatty = getattr(file, "isatty", None)
+    return isatty is not None and not getattr(file, "closed", False) and bool(isatty())
 
 
 def _make_widget(options: dict[str, Any]) -> Any:
@@ -340,16 +346,19 @@ class _Line:
             return
         from tqdm.utils import disp_len
 
-        print(flush=True)
+        file = bars[0].fp  # not stdout, which may be a file while the bars are on a terminal's stderr
+        file.write("\n")
+        file.flush()
         width = shutil.get_terminal_size().columns
         self._column = disp_len(text.rsplit("\n", 1)[-1].rsplit("\r", 1)[-1]) % max(1, width)
-        if self._column and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        if self._column and _is_terminal(file) and os.environ.get("TERM", "dumb") != "dumb":
             self._bars = set(map(id, bars))
 
     def go_back(self, bars: list[Any]) -> None:
         """Go to the end of the line, if all is still where it was."""
         if self._bars and self._bars == set(map(id, bars)):
-            sys.stdout.write(f"\x1b[A\x1b[{self._column}C")
+            bars[0].fp.write(f"\x1b[A\x1b[{self._column}C")
+            bars[0].fp.flush()
         self._bars = set()
 
 

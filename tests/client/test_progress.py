@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
 import os
@@ -83,6 +84,29 @@ def screen_of(tmp_path):
         return [line.rstrip() for line in screen.display]
 
     return run
+
+
+def test_what_goes_to_a_file_is_left_alone(screen_of, tmp_path):
+    lines = screen_of(
+        PRINTS.replace("import sys\n", f"import sys\nsys.stdout = open('{tmp_path}/out', 'w')\n").replace(
+            "tqdm(total=3, file=sys.stdout", "progress.make_bar(total=3"
+        )
+    )
+    text = "".join(f"line {number}\nbegun, ended\n" for number in range(3)) + "the end\n"
+    assert (tmp_path / "out").read_text() == text
+    assert "3/3" in " ".join(lines)  # on stderr
+
+
+@pytest.mark.parametrize("kind", [lambda: None, object, io.StringIO, "closed"])
+def test_any_stdout_will_do(kind, monkeypatch, capsys):
+    stdout = io.StringIO() if kind == "closed" else kind()
+    if kind == "closed":
+        stdout.close()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    bar = progress.make_bar(total=1)
+    bar.update()
+    bar.close()
+    assert "1/1" in capsys.readouterr().err
 
 
 def test_no_bar_nothing_written(capsys):
@@ -258,9 +282,7 @@ def test_parts_and_failures(fake, client, capsys):
     result.wait_interactive()
     # The part of an engine on which one item fails has no results at all.
     failed = next(size for size, task in zip(result._sizes, result._tasks, strict=True) if task.error())
-    assert re.match(
-        rf"abs: 9/9 items in 00:00, \S+ a second, {failed} failed: TypeError$", last_line(capsys)
-    )
+    assert re.match(rf"abs: 9/9 items in 00:00, \S+ a second, {failed} failed: TypeError$", last_line(capsys))
     result = client[:].map_async(abs, [1, "no", 3, "no", 5], return_exceptions=True)
     result.wait_interactive()
     assert last_line(capsys).endswith("2 failed: TypeError")
