@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
 
 REMEMBERED = 256  # requests whose end is remembered, for a new leader
+TOLD_WITHIN = 5.0  # seconds that the traceback of an interrupt may take to be rendered
 AGAIN = 0.5  # seconds after an interrupt in which another one means the same
 
 
@@ -64,6 +65,7 @@ class Executor:
         self.engine_id, self._rank, self._output, self._post = engine_id, rank, output, post
         self._guard = guard
         self.verbs = Verbs(engine_id, output, self._ask_for_function, self._holding_interrupts)
+        self.verbs.telling_interrupt = self._tell_interrupt
         # A task runs, or is aborted, by whoever takes it from here.
         self._waiting: OrderedDict[int, Task | Callable[[], None]] = OrderedDict()
         self._numbers = itertools.count()
@@ -171,6 +173,10 @@ class Executor:
         if self._interruptible and now - self._raised_at > AGAIN:
             self._raised_at = now
             raise KeyboardInterrupt
+
+    def _tell_interrupt(self) -> None:
+        """Note that a cell ends by an interrupt, which is rendered now: others would only spoil it."""
+        self._raised_at = time.monotonic() + TOLD_WITHIN
 
     @contextlib.contextmanager
     def _holding_interrupts(self) -> Iterator[None]:

@@ -112,6 +112,8 @@ class EngineShell(InteractiveShell):
     _depth = 0
     first_names: Callable[[], dict[str, Any]] = staticmethod(dict)  # what a namespace holds from the start
 
+    telling_interrupt: Callable[[], None] = staticmethod(lambda: None)  # called before one is rendered
+
     # ------------------------------------------------------------ errors
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
@@ -130,6 +132,8 @@ class EngineShell(InteractiveShell):
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         error = (exc_tuple or sys.exc_info())[1]
+        if isinstance(error, KeyboardInterrupt):
+            self.telling_interrupt()
         group: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)
         if group is not None and isinstance(error, group):  # IPython would print it
             self._showtraceback(type(error), error, [describe(error).traceback])
@@ -216,13 +220,16 @@ def _run_command(command: str) -> int:
     try:
         return process.wait()
     except BaseException:
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            os.killpg(process.pid, signum)
-            try:
-                process.wait(0.5)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+        try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(process.pid, signum)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                    break
+        finally:  # also when we are interrupted once more
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         raise
 
 

@@ -24,7 +24,8 @@ def without_called(trace: TracebackType | None) -> TracebackType | None:
     user = [index for index, one in enumerate(frames) if not _is_ours(one)]
     kept = None
     for one in reversed(frames[: user[-1] + 1] if user else frames):
-        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+        line = one.tb_lineno or one.tb_frame.f_code.co_firstlineno  # an interrupt may come between lines
+        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, line)
     return kept
 
 

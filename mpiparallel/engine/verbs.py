@@ -53,6 +53,7 @@ class Verbs:
     ) -> None:
         self._engine_id, self._output = engine_id, output
         self._lacks, self._holding_interrupts = lacks, holding_interrupts
+        self.telling_interrupt: Callable[[], None] = lambda: None  # called when a cell ends by an interrupt
         self.module = UserModule("__main__", "The namespace of this engine.")
         self.names = self.module.__dict__
         self.names.update(user_names(engine_id), __builtins__=__builtins__)

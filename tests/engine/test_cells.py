@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import signal
@@ -300,8 +301,10 @@ class TestInterrupts:
         later = "before = ticks\nawait asyncio.sleep(0.1)\nticks == before"
         assert text_of(run(later)) == "True"
 
-    def test_a_command_ends_with_all_its_processes(self, rc, run):
-        result = rc[0].execute("!echo $$; sleep 300 | cat; echo never")
+    @pytest.mark.parametrize("ignoring", [False, True], ids=["", "ignoring signals"])
+    def test_a_command_ends_with_all_its_processes(self, rc, run, ignoring):
+        trap = "trap '' INT TERM; " if ignoring else ""
+        result = rc[0].execute(f"!{trap}echo $$; sleep 300 | cat; echo never")
         assert wait_until(lambda: (result.stdout or "").strip().isdigit(), 60)
         shell = psutil.Process(int(result.stdout))
         assert wait_until(lambda: len(shell.children()) == 2, 30)
@@ -318,8 +321,10 @@ class TestInterrupts:
         processes = [shell, *shell.children()]
         assert self.interrupt(rc, result).ename in ("KeyboardInterrupt", "CalledProcessError")
         for process in processes[1:]:
-            process.kill()
-        shell.wait(20)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # IPython ends the shell alone
+        _, left = psutil.wait_procs(processes, timeout=20)
+        assert not left
         assert text_of(run("1")) == "1"
 
 
