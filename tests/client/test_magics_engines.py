@@ -214,23 +214,26 @@ def test_pxwhere(shell, px, rc):
     assert str(shell.run_line_magic("pxwhere", "")) == "engines 0-3  idle"
 
 
-def test_engines_that_take_no_notice(shell, px, rc, capsys, monkeypatch):
-    monkeypatch.setattr("mpiparallel.client.magics.PATIENCE", 0.5)
+def test_engines_that_take_no_notice(shell, px, rc, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("mpiparallel.client.magics.PATIENCE", 5.0)
+    go = tmp_path / "go"
     cell = (
-        "import time\n"
-        "until = time.monotonic() + 4\n"
-        "while mpi_rank == 1 and time.monotonic() < until:\n"
+        "import os, time\n"
+        f"while mpi_rank == 1 and not os.path.exists({str(go)!r}):\n"
         "    try:\n"
-        "        time.sleep(1)\n"
+        "        time.sleep(0.2)\n"
         "    except KeyboardInterrupt:\n"
         "        pass\n"
         "time.sleep(60) if mpi_rank != 1 else None"
     )
-    with pytest.raises(ipp.EngineError) as left, ctrl_c_when(rc, {"sleep": 4}):
-        run(shell, f"%%px\n{cell}")
-    assert str(left.value).startswith("engine 1: not ended by signal SIGINT. %pxwhere shows")
-    where = str(shell.run_line_magic("pxwhere", "-t 1"))
-    assert "engine 1" in where and "time.sleep(1)" in where and "line 5" in where
+    try:
+        with pytest.raises(ipp.EngineError) as left, ctrl_c_when(rc, {"time.sleep": 4}):
+            run(shell, f"%%px\n{cell}")
+        assert str(left.value).startswith("engine 1: not ended by signal SIGINT. %pxwhere shows")
+        where = str(shell.run_line_magic("pxwhere", "-t 1"))
+        assert "engine 1" in where and "line 4" in where
+    finally:
+        go.touch()
     assert px.last_result.wait(30)
     run(shell, "%px x = comm.allreduce(1)")
     assert rc[:]["x"] == [4] * 4
