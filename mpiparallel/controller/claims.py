@@ -39,7 +39,7 @@ MAX_OPEN = 100_000  # open tasks that a query looks at, the newest
 
 @dataclass(eq=False)
 class Claimed:
-    """A claim under way: once its answer is out, Results go straight to the client."""
+    """A claim under way: once its answer is out, output and Results go straight to the client."""
 
     client: str
     answered: bool = False
@@ -59,13 +59,18 @@ def claim(state: State, client: Client, message: Message) -> None:
         else:
             opened[task] = metadata(about)
             _follow(state, task, mine)
+    # What comes after this moment is held back, and perhaps in the store, too, when that is asked.
+    printed = {task: tuple(state.printed[task]) for task in opened if task in state.printed}
 
-    def read(reader: Reader) -> tuple[dict[str, dict[str, Any]], dict[str, list[Message] | None]]:
+    def read(reader: Reader) -> tuple[dict[str, Any], dict[str, list[Message] | None], dict[str, list[str]]]:
         about = reader.metadata(rest)
-        return about, {task: reader.results(task) for task in about}
+        texts = {task: list(reader.texts(task)) for task in printed}
+        return about, {task: reader.results(task) for task in about}, texts
 
     def then(state: State, client: Client, found: Any) -> None:
-        about, results = found
+        about, results, texts = found
+        for task, (out, err) in printed.items():
+            opened[task].update(stdout=texts[task][0][:out], stderr=texts[task][1][:err])
         for task in rest:
             late = open_task(state, task)  # it has come while the store was asked, or is there as an open one
             if late is not None:
@@ -87,7 +92,10 @@ def claim(state: State, client: Client, message: Message) -> None:
             for one in results[task] or [_not_kept(task, one_ended)]:
                 hand(state, client.name, one)
         for one in mine.held:
-            hand(state, client.name, one)
+            if isinstance(one.header, Output):
+                state.send(client.peer, *one)
+            else:
+                hand(state, client.name, one)
         mine.held = []
 
     state.errands.append(Errand(client.name, header.query, read, then))
@@ -144,10 +152,14 @@ def printed(state: State, header: Output) -> None:
         direct = header.request in state.requests
         task = msg_id(header.request, header.engine) if direct else header.request
         state.journal.append(Printed(task, header.kind, header.text))
+        state.printed.setdefault(task, [0, 0])[header.kind == "stderr"] += len(header.text)
+        message = Message(msgspec.structs.replace(header, size=0))
         for mine in state.followers.get(task, ()):
             client = state.clients.get(mine.client)
-            if client is not None:
-                state.send(client.peer, msgspec.structs.replace(header, size=0))
+            if not mine.answered:
+                mine.held.append(message)
+            elif client is not None:
+                state.send(client.peer, *message)
 
 
 def _not_kept(task: str, about: dict[str, Any]) -> Message:

@@ -278,8 +278,10 @@ class Hub:
             departed.write(state)
         journal, state.journal, state.looked = state.journal, [], 0
         for entry in journal:
-            if type(entry) is Record and entry.engines:
-                engine = state.engines.get(entry.engines[0])
+            if type(entry) is Record:
+                if entry.status is not None:
+                    state.printed.pop(entry.task, None)
+                engine = state.engines.get(entry.engines[0]) if entry.engines else None
                 if engine is not None:
                     entry.uuid = engine.info.uuid
         return journal

@@ -297,6 +297,7 @@ class State:
         self.journal: list[Entry] = []  # tasks that have ended, for the store
         self.looked = 0  # how much of the journal `claims` has seen
         self.followers: dict[str, list[Any]] = {}  # claims of open tasks
+        self.printed: dict[str, list[int]] = {}  # by open tasks whose clients are gone: characters, by stream
         self.errands: list[Errand] = []  # what the server is to look up in the store
         self.out: list[Send] = []
         # What is not to get lost: see `delivery`, and `work` for `missing`.

@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,9 +61,10 @@ class _Job(NamedTuple):
 class Reader:
     """All that the store has, for those who ask; used in its thread."""
 
-    def __init__(self, databases: Sequence[Database], large: Large) -> None:
+    def __init__(self, databases: Sequence[Database], large: Large, texts: Mapping[str, list[str]]) -> None:
         self.databases = databases
         self._large = large
+        self._texts = texts
 
     def results(self, task: str) -> list[Message] | None:
         """Return the Results of a task, if they are there."""
@@ -72,6 +73,10 @@ class Reader:
             return held[2]
         found = (database.results(task) for database in self.databases)
         return next((one for one in found if one is not None), None)
+
+    def texts(self, task: str) -> list[str]:
+        """Return what a task that has not ended has printed since its client is gone: stdout and stderr."""
+        return self._texts.get(task, ["", ""])
 
     def inputs(self, task: str) -> Message | None:
         """Return the Balance of a task, if it is there."""
@@ -321,7 +326,7 @@ class Store:
 
     def _answer(self, job: _Job) -> None:
         try:
-            answered = Answered(job.ticket, job.read(Reader(self._databases, self._large)), None)
+            answered = Answered(job.ticket, job.read(Reader(self._databases, self._large, self._texts)), None)
         except Exception as error:  # whatever it is belongs to who asked
             answered = Answered(job.ticket, None, error)
         self._done.append(answered)

@@ -10,7 +10,7 @@ import pytest
 
 from mpiparallel.controller.claims import CLIENTS_BACK
 from mpiparallel.controller.store import Answered
-from mpiparallel.wire.messages import Answer, Ask, Claim, Result
+from mpiparallel.wire.messages import Answer, Ask, Claim, Output, Result
 
 from .peers import wait_until
 from .test_departed import Kept
@@ -293,3 +293,32 @@ def test_what_is_forgotten_is_unknown(driver: Asked) -> None:
     driver.claim("a", task)
     driver.look_up()
     assert driver.told("a") == [([task], {})]
+
+
+def test_what_an_open_task_prints_reaches_who_claims_it(driver: Asked) -> None:
+    """Once, and whole: before the claim, until it is answered, and after that."""
+    world = driver.world()
+    driver.client("a")
+    driver.client("b")
+    request = driver.submit("a", 1, [0])
+    task = f"{request}_0"
+
+    def say(kind: str, text: str) -> None:
+        driver.say(world, Output(request, "a", 0, kind, text, len(text)))  # type: ignore[arg-type]
+
+    say("stdout", "to its own client")
+    driver.lose("a")
+    say("stdout", "one ")
+    say("stderr", "trouble")
+    driver.claim("b", task)
+    say("stdout", "two ")
+    driver.look_up()
+    say("stdout", "three")
+    driver.answer(world, request, 0)
+    answer, *rest = [one for one in driver.heard("b") if isinstance(one, (Answer, Output, Result))]
+    about = answer.value["tasks"][task]
+    assert (about["stdout"], about["stderr"]) == ("one ", "trouble")
+    assert [one.text if isinstance(one, Output) else one.status for one in rest] == ["two ", "three", "ok"]
+    driver.write()
+    assert not driver.hub.state.printed
+    assert driver.store._databases[0].metadata([task])[task]["stdout"] == "one two three"

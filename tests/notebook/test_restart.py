@@ -115,4 +115,7 @@ print("done", mine)
     go.touch()
     own.do(f"ar = rc.get_result({ids!r})\nar.wait(30)")
     assert own.value("ar.successful()")
+    assert [text.splitlines()[-1] for text in own.value("ar.stdout")] == [
+        "done 0", "done 10", "done 20", "done 30"
+    ]  # fmt: skip
     assert own.value("view['mine']") == [0, 10, 20, 30]
