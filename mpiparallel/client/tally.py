@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mpiparallel.client.tasks import Task
 
 WIDTH = 48  # characters for the share of each engine
+VICTIM = "PeerFailed"  # the error of those who only waited for one that failed
 
 
 class Tally:
@@ -74,8 +75,13 @@ class Tally:
                 self._explain(None if future.cancelled() else future.exception())
 
     def _explain(self, failure: Any) -> None:
-        if not self.reason and failure is not None:
-            self.reason = getattr(failure, "ename", "") or type(failure).__name__
+        if failure is not None:
+            self._call_it(getattr(failure, "ename", "") or type(failure).__name__)
+
+    def _call_it(self, reason: str) -> None:
+        """Keep the first reason; but one that others were waiting for is no cause."""
+        if not self.reason or (self.reason == VICTIM and reason):
+            self.reason = reason
 
     def among(self, engines: Iterable[int]) -> Tally:
         """Return a copy in which each of `engines` has a share, be it nothing."""
@@ -92,7 +98,7 @@ class Tally:
             total.done += tally.done
             total.failed += tally.failed
             total.errors += tally.errors
-            total.reason = total.reason or tally.reason
+            total._call_it(tally.reason)
             for engine, count in tally.by_engine.items():
                 total.by_engine[engine] = total.by_engine.get(engine, 0) + count
         return total

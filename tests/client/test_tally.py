@@ -82,6 +82,17 @@ def test_counts_of_tasks():
     assert tally.by_engine == {0: 30, 1: 40}  # a copy was made
 
 
+def test_who_waited_for_one_that_failed_is_not_the_reason():
+    one, other = Tally(), Tally()
+    one.add(task(0, 0, Failure("PeerFailed", "rank 1")))
+    assert one.words() == "1 failed: PeerFailed, engine 0: 1"
+    other.add(task(1, 1, Failure("ValueError", "no")))
+    assert Tally.sum([one, other]).reason == Tally.sum([other, one]).reason == "ValueError"
+    for failure in (Failure("ValueError", "no"), Failure("PeerFailed", "rank 1"), Failure("OSError", "")):
+        one.add(task(2, 2, failure))
+        assert one.reason == "ValueError"
+
+
 def test_counts_of_gangs():
     tally = Tally()
     tally.add(task(0, 0, engines=[0, 1]))
