@@ -322,7 +322,8 @@ def judge(job: Job, all_output: bool = True) -> tuple[list[str], list[str]]:
         if odd == ["ImpossibleDependency"] and any(outcome in DISTURBED for outcome in outcomes):
             odd = []
         if odd:
-            wrong.append(f"request {number} ended with {odd}: {error}")
+            trace = getattr(error, "traceback", "")
+            wrong.append(f"request {number} ended with {odd}: {error}\n{trace[-3000:]}")
         if error is None and not job.claimed:
             wrong.extend(_check_value(job, number, result.get(0), all_output))
     if kind.always and outcomes[-1] == OK:
