@@ -109,6 +109,9 @@ def _terminal(make_terminal: Callable[..., Terminal]) -> Terminal:
 @pytest.fixture
 def terminal(_terminal: Terminal, cluster: Cluster) -> Terminal:
     """IPython in a terminal, with ``rc`` and ``view`` as in `kernel`; shared by a module's tests."""
+    if not _terminal.ready():  # a test has failed and left it busy
+        _terminal.press("c")
+        _terminal.until(_terminal.ready, 20)
     _terminal.run(CONNECT.format(file=cluster.connection_file))
     _terminal.run("rc.clear(block=True)")
     return _terminal
