@@ -42,7 +42,7 @@ def test_labels(kernel):
     page = kernel.do("%%px\nprint('alike')\n'result'")
     assert spoken(page.stdout) == [((0, 1, 2, 3), "alike")]
     [result] = page.bundles()
-    assert re.fullmatch(r"Out\[0-3:\d+\]: 'result'", result["text/plain"])
+    assert re.fullmatch(r"Out\[0-3:[\d, -]+\]: 'result'", result["text/plain"])
     page = kernel.do("%px print('mine is', mpi_rank)")
     assert sorted(spoken(page.stdout)) == [((rank,), f"mine is {rank}") for rank in range(4)]
     page = kernel.do("%%px -t 2\nprint('one')")
@@ -237,7 +237,7 @@ def test_two_clients_with_magics_of_their_own(kernel, cluster):
     page = kernel.do("%px print('all', mpi_rank)")
     assert sorted(re.findall(r"all \d", page.stdout)) == [f"all {rank}" for rank in range(4)]
     failed = kernel.run("%px_two print('closed')")
-    assert failed.error is not None and "clos" in failed.error
+    assert "clos" in failed.read()
 
 
 def test_cells_queued_at_once_run_in_order(kernel):
