@@ -19,6 +19,9 @@ _CELL_LINE = re.compile(r"(?:Cell In *\[\d+\], line |<ipython-input[^>]*>[:\", l
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 # What differs between engines that failed in the same way: prompts, addresses, temporary files.
 _OWN = re.compile(r"\bIn ?\[\d+\]|0x[0-9a-fA-F]+|/tmp/[^\s:\"',]*|<ipython-input-\d+-[0-9a-f]+>")
+_CELL = re.compile(r"<ipython-input-\d+-[0-9a-f]+>")
+# What the controller says of a task whose engine is gone, each with its own engine and task.
+_LOST = re.compile(r"Engine \d+ (\w[\w ]*?) while running task [^\s:]+(?=:|$)|Task [^\s:]+ has failed(?=:)")
 
 
 class Cause(NamedTuple):
@@ -45,17 +48,22 @@ class Cause(NamedTuple):
         return f" rank{'s' * (len(self.ids) > 1)} {names} on {where}:"
 
     @property
+    def evalue(self) -> str:
+        """What the error says; nothing of an engine of its own when several have it."""
+        return self.entry[1] if len(self.ids) == 1 else _of_any(*self.entry[:2])
+
+    @property
     def header(self) -> str:
         """What stands above the traceback."""
         return self.label + self.place
 
     def full(self) -> list[str]:
         """Return the lines of the traceback, below its header."""
-        return [self.header, *(self.entry[2] or f"{self.entry[0]}: {self.entry[1]}").splitlines()]
+        return [self.header, *(self.entry[2] or f"{self.entry[0]}: {self.evalue}").splitlines()]
 
     def short(self) -> str:
         """Return one line."""
-        text = " ".join(f"{self.entry[0]}: {self.entry[1]}".split())
+        text = " ".join(f"{self.entry[0]}: {self.evalue}".split())
         return f"{self.label} {text if len(text) <= ONE_LINE else text[: ONE_LINE - 3] + '...'}"
 
 
@@ -85,7 +93,14 @@ def sameness(entry: Entry) -> tuple[Any, ...]:
     ename, evalue, traceback, info = entry
     # Engines in a deadlock are each at their own place, and all places are in the text.
     lines = "" if ename == "DeadlockError" else _OWN.sub("*", _COLOUR.sub("", traceback))
-    return ename, evalue, lines, (info or {}).get("method")
+    return ename, _of_any(ename, evalue), _of_any(ename, lines), (info or {}).get("method")
+
+
+def _of_any(ename: str, text: str) -> str:
+    """Return what an error says of one engine, as it is true of all that failed in the same way."""
+    if ename == "EngineError":
+        return _LOST.sub(lambda found: f"the engine {found[1]}" if found[1] else "the task has failed", text)
+    return _CELL.sub("the cell", text)
 
 
 def arrange(elist: Iterable[Entry], known: Iterable[int] = ()) -> tuple[list[Cause], list[str]]:
@@ -111,7 +126,7 @@ def arrange(elist: Iterable[Entry], known: Iterable[int] = ()) -> tuple[list[Cau
         cause.ids.append(engine)
         cause.infos.append(info)
     named = {rank for rank, _, _ in waiting}
-    causes = sorted(shown.values(), key=lambda one: not any(info.get("rank") in named for info in one.infos))
+    causes = sorted(shown.values(), key=lambda one: _after_others(one, named))
     return causes, [_waiting_text(*cause, ids, [*known, *_ranks(causes)]) for cause, ids in waiting.items()]
 
 
@@ -119,7 +134,7 @@ def summary(causes: Sequence[Cause], waiting: Sequence[str], limit: int) -> list
     """Return one line for each of the first causes, and those about who waited."""
     lines = []
     for cause in causes[:limit]:
-        place, ename, evalue = "", *cause.entry[:2]
+        place, ename, evalue = "", cause.entry[0], cause.evalue
         if waiting and len(cause.ids) == 1:
             place = cause.place
             if place and (numbers := _CELL_LINE.findall(_COLOUR.sub("", cause.entry[2]))):
@@ -143,6 +158,12 @@ def render(causes: Sequence[Cause], waiting: Sequence[str], limit: int) -> list[
 def without_colour(text: str) -> str:
     """Return text as it is where there are no colours."""
     return _COLOUR.sub("", text)
+
+
+def _after_others(cause: Cause, named: set[int]) -> tuple[bool, bool]:
+    """Return what sorts causes: whom others name comes first, deaths before what they took with them."""
+    lost = cause.entry[0] == "EngineError" and cause.entry[1].startswith("Task ")
+    return not any(info.get("rank") in named for info in cause.infos), lost
 
 
 def _count(causes: Iterable[Cause]) -> int:

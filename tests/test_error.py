@@ -259,6 +259,42 @@ def test_what_failed_in_the_same_way_is_shown_once():
     assert many.render_traceback()[-1] == "... 12 more exceptions ..."
 
 
+def test_syntax_errors_are_shown_once_whatever_the_numbers_of_the_cells():
+    def failed(rank: int) -> tuple:
+        number = rank % 2 + 7
+        evalue = f"incomplete input (<ipython-input-{number}-0fa1b2>, line 1)"
+        return of_rank(rank, "SyntaxError", evalue, f"  Cell In[{number}], line 1\nSyntaxError: incomplete")
+
+    raised = CompositeError("m", [failed(rank) for rank in range(4)])
+    assert str(raised) == "m\n[0-3:execute] SyntaxError: incomplete input (the cell, line 1)"
+    assert raised.render_traceback()[0].startswith("[0-3:execute] ranks 0-3 on ")
+
+
+def test_engines_that_went_with_one_another_are_shown_once():
+    why = "rank 2 on node1 (pid 12) was killed by signal 9 (SIGKILL)"
+
+    def of(rank: int, evalue: str) -> tuple:
+        return "EngineError", evalue, "", of_rank(rank, "", "")[3]
+
+    def died(rank: int) -> tuple:
+        return of(rank, f"Engine {rank} died while running task c-1_{rank}: {why}")
+
+    def lost(rank: int) -> tuple:
+        return of(rank, f"Task c-1_{rank} has failed: its result was lost when engine 2 died")
+
+    everybody = CompositeError("m", [died(rank) for rank in range(64)])
+    assert str(everybody) == f"m\n[0-63:execute] EngineError: the engine died: {why}"
+    assert everybody.render_traceback() == [
+        "[0-63:execute] ranks 0-63 on 32 hosts:", f"EngineError: the engine died: {why}", "",
+    ]  # fmt: skip
+    bridge = CompositeError("m", [lost(0), lost(1), died(2), lost(3)])
+    assert str(bridge).splitlines()[1:] == [
+        f"[2:execute] EngineError: Engine 2 died while running task c-1_2: {why}",
+        "[0-1, 3:execute] EngineError: the task has failed: its result was lost when engine 2 died",
+    ]
+    assert bridge.elist[0][1].startswith("Task c-1_0 has failed")
+
+
 def test_two_tasks_of_one_engine_are_not_made_into_one():
     raised = CompositeError("m", [("ValueError", "bad", "same", info(1))] * 2)
     assert str(raised).count("[1:apply] ValueError: bad") == 2

@@ -168,6 +168,8 @@ def targets_of(text: str, ids: Sequence[int], names: Mapping[str, Any]) -> Any:
         why = "" if isinstance(error, SyntaxError) else f" ({type(error).__name__}: {error})"
         expected = "expected all, an engine's id, a list of ids, or a slice of them such as 0:2"
         raise UsageError(f"--targets {text}: {expected}{why}") from None
+    if all(part == [] for part in found):
+        raise UsageError(f"--targets {text}: there is no engine among these")
     if len(found) == 1:
         return found[0]
     return [engine for part in found for engine in (part if isinstance(part, list) else [part])]

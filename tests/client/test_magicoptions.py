@@ -154,6 +154,12 @@ def test_targets_that_are_none(text):
         opt.targets_of(text, IDS, NAMES)
 
 
+@pytest.mark.parametrize("text", ["[]", "9:", "[], []"])
+def test_targets_without_an_engine(text):
+    with pytest.raises(UsageError, match="there is no engine among these"):
+        opt.targets_of(text, IDS, NAMES)
+
+
 def test_mistakes_in_expressions_are_told():
     with pytest.raises(UsageError, match="NameError: name 'missing' is not defined"):
         opt.targets_of("missing", IDS, NAMES)
