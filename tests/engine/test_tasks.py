@@ -119,7 +119,8 @@ def test_tracebacks_end_where_user_code_ends(rc, execute):
 
     with pytest.raises(ipp.CompositeError) as caught:
         if execute:
-            rc[:].execute("if comm.rank == 1:\n    raise ValueError('on purpose')\ncomm.barrier()", block=True)
+            cell = "if comm.rank == 1:\n    raise ValueError('on purpose')\ncomm.barrier()"
+            rc[:].execute(cell, block=True)
         else:
             rc[:].apply_sync(fail_on_second)
     for name, _, text, _ in caught.value.elist:
