@@ -114,6 +114,16 @@ class LazyMapIterator(Shown, Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
+        try:
+            return self._next()
+        except StopIteration:
+            raise
+        except BaseException:  # an error, a Ctrl-C: its traceback, which may be kept for long, keeps this
+            if self._sent.follower is not None:
+                self._sent.follower.leave()
+            raise
+
+    def _next(self) -> Any:
         if self._sent.follower is not None:
             self._sent.follower.tick()
         self._take_finished()

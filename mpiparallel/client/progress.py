@@ -133,6 +133,11 @@ class Follower:
         bar.set_postfix_str(words, refresh=False)
         draw(bar)
 
+    def leave(self) -> None:
+        """Leave the bar as it is, lest it gets among what is printed below; who waits again gets another."""
+        self.close(broken=True)
+        self.bar, self._shown, self._failed = None, (-1, None, ""), False
+
     def close(self, complete: bool = False, broken: bool = False) -> None:
         """Draw the bar for the last time.
 

@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pexpect
 import pyte
 import pytest
-from tqdm.std import TqdmDefaultWriteLock
+from tqdm.std import TqdmDefaultWriteLock, tqdm
 
 from mpiparallel.client import bars, progress
 from mpiparallel.client.tally import Tally
 from mpiparallel.config import noninteractive
+from mpiparallel.error import RemoteError
 
 
 @pytest.mark.parametrize(
@@ -320,3 +321,16 @@ def test_maps_that_show_a_bar(client, capsys):
     assert last_line(capsys).startswith("abs: 5/5 items in 00:00")
     assert view.map_sync(abs, [-1, -2]) == list(view.imap(abs, [1, 2])) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_said_about_a_failed_item_comes_below_the_bar(client, monkeypatch):
+    """Its traceback keeps the iterator, but not the bar: later bars and lines are where they belong."""
+    monkeypatch.setattr(sys, "stdout", screen := io.StringIO())
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    values = client.load_balanced_view().imap(abs, [-1, "x", -3], progress=True)
+    assert next(values) == 1
+    with pytest.raises(RemoteError) as raised:
+        next(values)
+    assert screen.getvalue().endswith("\n") and " 2/3 " in screen.getvalue().splitlines()[-1]
+    assert raised.traceback and not tqdm._instances
+    assert list(values) == [3] and not tqdm._instances
