@@ -19,6 +19,7 @@ from mpiparallel.config import noninteractive
 
 LINE_EVERY = 10.0  # seconds between lines in a log, at first
 LINE_SOON = 1.0  # ... at least, also when another tenth is done
+SPARE = 3  # columns to the right of a bar, where the terminal shows a ^C: in the next line it would tear all
 PATIENCE = 1.0  # seconds that who prints waits for who draws
 
 _patience = PATIENCE  # at this moment
@@ -52,13 +53,32 @@ def make_bar(widget: bool | None = None, **options: Any) -> Any:
     from tqdm import tqdm
 
     # A front end without widgets can go back to the start of a line as a terminal does.
-    return tqdm(**{"file": terminal or sys.stdout, "dynamic_ncols": terminal is not None, **options})
+    if terminal is None or "ncols" in options:
+        return tqdm(**{"file": terminal or sys.stdout, **options})
+    columns, _ = _room(terminal)
+    bar = tqdm(**{"file": terminal, "ncols": columns, **options})
+    bar.dynamic_ncols = _room  # from now on: terminals are resized
+    return bar
+
+
+def _room(terminal: Any) -> tuple[int, int]:
+    """Return how many columns and lines of a terminal there are for bars."""
+    try:
+        columns, lines = os.get_terminal_size(terminal.fileno())
+    except (AttributeError, OSError, ValueError):  # it only says that it is a terminal
+        columns, lines = shutil.get_terminal_size()
+    return max(1, columns - SPARE), max(1, lines)
 
 
 def _is_terminal(file: Any) -> bool:
     """Whether a stream, which may be anything that users put in the place of stdout, is a terminal."""
     isatty = getattr(file, "isatty", None)
     return isatty is not None and not getattr(file, "closed", False) and bool(isatty())
+
+
+def _obeys(file: Any) -> bool:
+    """Whether a stream is a terminal that can move its cursor and clear a line."""
+    return _is_terminal(file) and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _make_widget(options: dict[str, Any]) -> Any:
@@ -265,6 +285,8 @@ def paused(unfinished: str = "") -> Iterator[None]:
         bars = [bar for bar in tqdm._instances if _is_on_screen(bar)]
         for bar in bars:
             bar.clear(nolock=True)
+            if _obeys(bar.fp):
+                bar.fp.write("\x1b[K")  # what the terminal itself has written behind it
         _line.go_back(bars)
         try:
             yield
@@ -351,7 +373,7 @@ class _Line:
         file.flush()
         width = shutil.get_terminal_size().columns
         self._column = disp_len(text.rsplit("\n", 1)[-1].rsplit("\r", 1)[-1]) % max(1, width)
-        if self._column and _is_terminal(file) and os.environ.get("TERM", "dumb") != "dumb":
+        if self._column and _obeys(file):
             self._bars = set(map(id, bars))
 
     def go_back(self, bars: list[Any]) -> None:

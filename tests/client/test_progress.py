@@ -334,3 +334,27 @@ def test_what_is_said_about_a_failed_item_comes_below_the_bar(client, monkeypatc
     assert screen.getvalue().endswith("\n") and " 2/3 " in screen.getvalue().splitlines()[-1]
     assert raised.traceback and not tqdm._instances
     assert list(values) == [3] and not tqdm._instances
+
+
+PRESSED = """
+import os
+import sys
+from mpiparallel.client import progress
+bar = progress.make_bar(total=3, desc="work")
+for text in ("interrupted", ""):
+    bar.update()
+    bar.refresh()
+    os.write(1, b"^C")  # as the terminal does
+    if text:
+        with progress.paused():
+            print(text)
+bar.close()
+print("the end")
+"""
+
+
+def test_a_pressed_key_tears_no_bar(screen_of):
+    lines = screen_of(PRESSED)
+    assert lines[0] == "interrupted"
+    assert lines[1].startswith("work:  67%|") and " 2/3 " in lines[1] and lines[1].endswith("]^C")
+    assert lines[2] == "the end" and not any(lines[3:])
