@@ -72,6 +72,7 @@ class Connection:
         self.pid = os.getpid()
         self.engines: dict[int, EngineInfo] = {}  # replaced, never changed, by the I/O thread
         self.departed: dict[int, str] = {}  # engine -> why it left
+        self.heard: dict[int, tuple[str, int]] = {}  # engine -> its uuid and the number of its last output
         self.pending: dict[str, dict[int, Task]] = {}  # request -> engine -> task
         self.balanced: dict[str, Task] = {}  # those for which the hub chooses the engine, by msg_id
         self.tasks: weakref.WeakValueDictionary[str, Task] = weakref.WeakValueDictionary()

@@ -126,12 +126,26 @@ def _balanced_result(connection: Connection, task: Task, header: Result, payload
 
 def _output(connection: Connection, header: Output, payload: Any) -> bool:
     """Pass output on; return whether somebody who shows it gives the engine its credit back."""
+    if header.number and not _is_new(connection, header):
+        return False
     task = connection.tasks.get(msg_id(header.request, header.engine))
     if task is None:
         task = connection.tasks.get(header.request)  # a balanced one
     if task is None:
         return False
     return task.receive_output(header.kind, header.text, payload, header.engine, header.size)
+
+
+def _is_new(connection: Connection, header: Output) -> bool:
+    """Whether output has not come before: what may be lost with a controller is sent again."""
+    uuid, last = connection.heard.get(header.engine, ("", 0))
+    info = connection.engines.get(header.engine)
+    if info is not None and info.uuid != uuid:
+        uuid, last = info.uuid, 0  # another process, which counts from 1
+    if header.number <= last:
+        return False
+    connection.heard[header.engine] = uuid, header.number
+    return True
 
 
 def _notice(connection: Connection, header: Notice) -> None:

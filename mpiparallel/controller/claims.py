@@ -153,7 +153,7 @@ def printed(state: State, header: Output) -> None:
         task = msg_id(header.request, header.engine) if direct else header.request
         state.journal.append(Printed(task, header.kind, header.text))
         state.printed.setdefault(task, [0, 0])[header.kind == "stderr"] += len(header.text)
-        message = Message(msgspec.structs.replace(header, size=0))
+        message = Message(msgspec.structs.replace(header, size=0, number=0))
         for mine in state.followers.get(task, ()):
             client = state.clients.get(mine.client)
             if not mine.answered:

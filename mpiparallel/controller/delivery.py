@@ -2,15 +2,21 @@
 
 `work` and `balance` call `deliver` with each Result that ends a task. A bridge keeps its Results until they
 are `Settled`: when their client has `Received` them, or, for a client that is gone or away, when the store
-has them. A client that connects again gets all that it has not received once more, in order.
+has them. A client that connects again gets all that it has not received once more, in order, and before
+that what its tasks have printed meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from mpiparallel.controller.state import Client, Kept, State
-from mpiparallel.wire.messages import Message, Received, Result, Settled, msg_id, split_msg_id
+from mpiparallel.wire.frames import nbytes
+from mpiparallel.wire.messages import Message, Notice, Output, Received, Result, Settled, msg_id, split_msg_id
+
+MAX_OUTPUT = 16 << 20  # bytes that are kept for a client that is away
 
 
 def deliver(state: State, client: str, message: Message, saved: bool = False) -> None:
@@ -31,6 +37,30 @@ def deliver(state: State, client: str, message: Message, saved: bool = False) ->
             settle(state, kept.world, header.request, header.engine)
             return
     state.kept.setdefault(header.request, {})[header.engine] = kept
+
+
+def keep_output(state: State, message: Message) -> None:
+    """Keep what a task prints whose client is away; its engine does not wait for that to come back."""
+    header: Output = message.header  # type: ignore[assignment]
+    client = state.away.get(header.client)
+    if client is not None:
+        client.output_bytes += len(header.text) + sum(map(nbytes, message.payload))
+        if client.output_bytes <= MAX_OUTPUT:
+            client.output.append(Message(msgspec.structs.replace(header, size=0), message.payload))
+        else:
+            client.output_cut = client.output_cut or header.request
+
+
+def _send_output(state: State, client: Client) -> None:
+    for message in client.output:
+        state.send(client.peer, *message)
+    if client.output_cut:
+        text = (
+            f"Of {client.output_bytes:,} bytes that were printed while the connection was lost, "
+            f"those beyond {MAX_OUTPUT:,} are not shown."
+        )
+        state.send(client.peer, Notice(client.name, client.output_cut, text))
+    client.output, client.output_bytes, client.output_cut = [], 0, ""
 
 
 def repeat(state: State, client: Client, message: Message) -> None:
@@ -100,6 +130,7 @@ def find(state: State, client: Client, task: str) -> bool:
 
 def connected(state: State, client: Client) -> None:
     """Send all that a client has not received on its new connection; gangs' Results whole."""
+    _send_output(state, client)
     unreceived: dict[Kept, None] = {}
     for kept in client.unreceived:
         if kept.message is None:

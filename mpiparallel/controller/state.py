@@ -78,6 +78,9 @@ class Client:
     debts: dict[int, Debt] = field(default_factory=dict)  # by engine
     unreceived: deque[Kept] = field(default_factory=deque)  # Results in the order sent
     away_since: float = 0.0
+    output: list[Message] = field(default_factory=list)  # that came while it was away
+    output_bytes: int = 0  # of these, and of what was too much
+    output_cut: str = ""  # the first request of which something was too much
 
 
 @dataclass(slots=True)

@@ -320,7 +320,7 @@ def fail_all(state: State, engine: Engine, what: str, reason: str) -> None:
 
 
 def output(state: State, world: World, message: Message) -> None:
-    """Pass output on; that of a client who is gone is consumed here, so that the engine can go on."""
+    """Pass output on; that of a client who is not there is consumed here, so that the engine can go on."""
     header: Output = message.header  # type: ignore[assignment]
     engine = _engine_of(state, world, header.engine)
     if engine is None:
@@ -328,6 +328,7 @@ def output(state: State, world: World, message: Message) -> None:
     client = state.clients.get(header.client)
     if client is None:
         claims.printed(state, header)
+        delivery.keep_output(state, message)
         if header.size:
             state.tell(world, Consumed(header.engine, header.size))
         return

@@ -32,9 +32,9 @@ from mpiparallel.wire.messages import (
     HelloWorld,
     Lacks,
     Message,
+    Output,
     Recall,
     Refused,
-    Result,
     Returned,
     Settled,
     Signal,
@@ -62,8 +62,9 @@ PASSING = (Heartbeat, Whereabouts, Returned, EnginesLost)
 class Bridge:
     """The world's connection to the controller, made again when it breaks.
 
-    What was said last may be lost then. So each Result is kept until it is settled, and sent again; what an
-    engine lacks is asked for again; and engines may print as much as at the start. What has not been sent
+    What was said last may be lost then. So each Result is kept until it is settled, output until it is
+    consumed, and sent again; what an engine lacks is asked for again; and engines may print as much as at the
+    start. What has not been sent
     stays where it is, engines go on, and the controller is told what this world has been given (`_call`).
 
     Parameters
@@ -214,11 +215,11 @@ class Bridge:
         self._drop_link()
         unsent = self._outgoing.take_all()
         # In the order in which they were sent first; none may come after what was never sent.
-        again = self._handed.results(unsent)
-        for message in [*again, *self._lacking.values()]:
+        again = [*self._handed.output(), *self._handed.results(unsent), *self._lacking.values()]
+        for message in again:
             self._outgoing.add(message)
         for message in unsent:
-            if not isinstance(message.header, (*PASSING, Lacks)):
+            if not isinstance(message.header, (*PASSING, Lacks, Output)):
                 self._outgoing.add(message)
 
     def _drain(self) -> None:
@@ -270,14 +271,10 @@ class Bridge:
     def post(self, message: Message) -> None:
         """Send a message when the socket takes it."""
         header = message.header
-        kind = type(header)
-        if kind is Result:
-            self._handed.result(message)
-        elif isinstance(header, Returned):
-            for request in header.tasks:
-                self._handed.take_back(request, header.engine)
-        elif isinstance(header, Lacks):
+        if isinstance(header, Lacks):
             self._lacking[header.engine, header.function] = message
+        else:
+            self._handed.leaves(message)
         self._outgoing.add(message)
 
     def _flush(self) -> bool:
@@ -345,6 +342,8 @@ class Bridge:
             self._lacking.pop((header.engine, header.function), None)
             self._hand_on({header.engine: message})
         elif isinstance(header, Recall | Consumed):
+            if isinstance(header, Consumed):
+                self._handed.consumed(header.engine, header.size)
             self._hand_on({header.engine: message})
         elif isinstance(header, EnginesLost):
             self.said_dead.update((self._ranks[engine], header.reason) for engine in header.engines)

@@ -3,17 +3,19 @@
 A `Result` is kept, by reference, until the controller says `Settled`: the client has it, or the store. What
 is kept is bounded: beyond `limit` bytes the oldest results lose their values, and should one of these have to
 be sent again, it says so. (The controller settles what clients have taken at once, so this needs a client
-that takes nothing, and the controller drops such clients.)
+that takes nothing, and the controller drops such clients.) Output is kept until it is `Consumed`, and bounded
+by the credit of its engine.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from mpiparallel.wire.frames import nbytes
-from mpiparallel.wire.messages import Failure, Message, Result
+from mpiparallel.wire.messages import Failure, Message, Output, Result, Returned
 
 OVERHEAD = 1000  # bytes that a result takes beside its value
 
@@ -34,6 +36,8 @@ class Handed:
         self._results: dict[Key, tuple[str, Message, int]] = {}  # client, result, size; in order
         self._bytes = 0
         self._limit = limit
+        self._output: dict[int, deque[Message]] = {}  # by engine, in order
+        self._consumed: Counter[int] = Counter()  # bytes of the first of these, less than it has
 
     def give(self, request: str, engine: int, client: str) -> bool:
         """Note a task that an engine gets; False when it has it already."""
@@ -48,6 +52,35 @@ class Handed:
     def take_back(self, request: str, engine: int) -> None:
         """Note that a task is not there any more, and has no result."""
         self.open.pop((request, engine), None)
+
+    def leaves(self, message: Message) -> None:
+        """Note what engines send."""
+        header = message.header
+        if isinstance(header, Result):
+            self.result(message)
+        elif isinstance(header, Output):
+            self._output.setdefault(header.engine, deque()).append(message)
+        elif isinstance(header, Returned):
+            for request in header.tasks:
+                self.take_back(request, header.engine)
+
+    def consumed(self, engine: int, size: int) -> None:
+        """Forget output that a client has taken."""
+        kept = self._output.get(engine)
+        if kept is None:
+            return
+        size += self._consumed.pop(engine, 0)
+        while kept and (first := kept[0].header.size) <= size:  # type: ignore[union-attr]
+            kept.popleft()
+            size -= first
+        if kept:
+            self._consumed[engine] = size
+        else:
+            del self._output[engine]
+
+    def output(self) -> list[Message]:
+        """Return the output that nobody has consumed; each engine's in its order."""
+        return [message for kept in self._output.values() for message in kept]
 
     def result(self, message: Message) -> None:
         """Keep a Result."""
@@ -90,6 +123,9 @@ class Handed:
         dead = set(engines)
         for key in [key for key in self.open if key[1] in dead]:
             del self.open[key]
+        for engine in dead:
+            self._output.pop(engine, None)
+            self._consumed.pop(engine, None)
 
     def held(self) -> tuple[dict[int, list[str]], dict[str, str]]:
         """Return the requests that each engine has to do with, and the clients of these."""

@@ -42,6 +42,7 @@ class OutputCapture:
         self._room = threading.Condition(self._lock)
         self._task: tuple[str, str] | None = None  # request and client of the last task
         self._discard = False
+        self._said = 0  # messages
         self._libc = ctypes.CDLL(None)
         self._saved: dict[int, int] = {}
         self._pipes: dict[int, tuple[str, Any]] = {}
@@ -161,4 +162,5 @@ class OutputCapture:
             return
         request, client = self._task
         self._credit -= size
-        self._post(Message(Output(request, client, self._engine_id, kind, text, size), payload))
+        self._said += 1
+        self._post(Message(Output(request, client, self._engine_id, kind, text, size, self._said), payload))

@@ -211,6 +211,8 @@ class Output(Header, frozen=True):
     `kind` is ``stdout`` or ``stderr`` (text in `text`), or ``display``, ``execute_input``,
     ``execute_result``, ``clear_output``, ``data`` (a pickled dict as payload). `size` is what it takes of the
     engine's output credit, which the client gives back by `Consumed`. `request` is the last one that ran.
+    `number` counts what the engine says, from 1: what is sent again after a loss is known by it. 0: it is not
+    counted.
     """
 
     request: Identifier
@@ -219,6 +221,7 @@ class Output(Header, frozen=True):
     kind: Literal["stdout", "stderr", "display", "execute_input", "execute_result", "clear_output", "data"]
     text: str = ""
     size: NBytes = 0
+    number: NBytes = 0
 
 
 class Consumed(Header, frozen=True):

@@ -15,6 +15,7 @@ from mpiparallel.wire.messages import (
     NOBODY,
     Abort,
     Balance,
+    Consumed,
     EngineInfo,
     Failure,
     Lacks,
@@ -191,6 +192,24 @@ def test_output_and_notices_reach_the_task(fake, client, caplog):
     assert task.metadata.stdout == "hello\n"
     assert task.request.notices == ["it waits"]
     assert caplog.text.count("it waits") == 1
+
+
+def test_output_that_comes_again_is_taken_once_and_has_its_credit_back(fake, client):
+    fake.paused.set()
+    [task] = balance(client, int, [()])
+
+    def say(text, number, engine=2):
+        name = client._connection.name
+        fake.call(fake.tell_all, Output(task.msg_id, name, engine, "stdout", text, 6, number))
+
+    for text, number in (("one ", 4), ("two ", 5), ("one ", 4), ("two ", 5), ("three ", 6), ("three ", 6)):
+        say(text, number)
+    say("another engine ", 1, engine=3)
+    say("not counted ", 0)
+    say("not counted", 0)
+    client.queue_status()
+    assert task.metadata.stdout == "one two three another engine not counted not counted"
+    assert wait_until(lambda: sum(one.size for one in fake.headers(Consumed)) == 9 * 6)
 
 
 def test_results_are_acknowledged_by_number(fake, client):

@@ -376,6 +376,41 @@ class TestOutput:
         assert hub.heard("w") == [Consumed(0, 30), Consumed(0, 5)]
         assert not hub.hub.state.engines[0].debtors
 
+    def test_what_is_printed_meanwhile_waits_for_a_client_that_is_away(self, hub: Driver) -> None:
+        hub.world(1)
+        hub.client("a")
+        hub.submit("a", 1, [0])
+        hub.cut("a")
+        hub.inbox.clear()
+        hub.say("w", Output("a-1", "a", 0, "display", "", 3, 7), b"png")
+        hub.say("w", output(0, 5))
+        hub.answer("w", "a-1", 0)
+        assert hub.heard("w")[:2] == [Consumed(0, 3), Consumed(0, 5)]
+        hub.say("a2", Hello("v", "a", "h", 1))
+        payloads = [bytes(*one.payload) for one in hub.inbox["a2"] if isinstance(one.header, Output)]
+        assert payloads == [b"png", b""]
+        told = [one for one in hub.heard("a2") if isinstance(one, (Output, Result))]
+        assert told == [Output("a-1", "a", 0, "display", "", 0, 7), output(0, 0), Result("a-1", 0, "ok")]
+        hub.cut("a2")
+        hub.say("a3", Hello("v", "a", "h", 1))
+        assert not [one for one in hub.heard("a3") if isinstance(one, Output)]
+
+    def test_what_is_kept_for_a_client_that_is_away_is_bounded(
+        self, hub: Driver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mpiparallel.controller.delivery.MAX_OUTPUT", 10)
+        hub.world(1)
+        hub.client("a")
+        hub.submit("a", 1, [0])
+        hub.cut("a")
+        for _ in range(3):
+            hub.say("w", output(0, 4))
+        hub.say("a2", Hello("v", "a", "h", 1))
+        told = [one for one in hub.heard("a2") if isinstance(one, (Output, Notice))]
+        assert told[:2] == [output(0, 0)] * 2
+        [notice] = told[2:]
+        assert notice.request == "a-1" and notice.text.startswith("Of 12 bytes that were printed while")
+
     def test_nothing_is_owed_to_an_engine_that_is_gone(self, hub: Driver) -> None:
         hub.world(1)
         hub.client("a")

@@ -172,6 +172,33 @@ def test_output_stays_before_its_result(controller, bridge):
     assert list(map(type, controller.receive(bridge, 2))) == [Output, Result]
 
 
+def test_output_that_nobody_has_consumed_is_said_again(controller, bridge):
+    def said(engine, number, size=4):
+        return Output("c-0", "c", engine, "stdout", "text", size, number)
+
+    bridge._receive(Message(Submit("c-0", "c", "clear", [4, 5])))
+    for header in (said(4, 1), said(4, 2, 0), said(4, 3), said(5, 1), said(4, 4), said(4, 5)):
+        bridge.post(Message(header))
+    controller.receive(bridge, 6)
+    bridge._receive(Message(Consumed(4, 8)))
+    bridge._receive(Message(Consumed(4, 3)))  # of the next
+    controller.stop()
+    until(lambda: bridge._broken_since is not None, bridge)
+    bridge.post(Message(said(4, 6)))
+    bridge.post(Message(Result("c-0", 4, "ok")))
+    controller.start()
+    assert isinstance(controller.receive(bridge, 1)[0], HelloWorld)
+    controller.send(WelcomeWorld("1", "", [4, 5], 5.0))
+    again = controller.receive(bridge, 5)
+    assert sorted(again[:3], key=lambda one: one.engine) == [said(4, 4), said(4, 5), said(5, 1)]
+    assert [type(one) for one in again[3:]] == [Output, Result]
+    assert again[3] == said(4, 6)
+    bridge._receive(Message(Consumed(4, 12)))
+    bridge._receive(Message(Consumed(5, 4)))
+    bridge._receive(Message(Consumed(5, 4)))  # there is nothing left
+    assert bridge._handed.output() == []
+
+
 def test_what_is_lacking_is_asked_for_again_until_it_is_there(controller, bridge):
     for digest in (b"one", b"two"):
         bridge.post(Message(Lacks("c", 4, digest)))

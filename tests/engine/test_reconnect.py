@@ -94,6 +94,43 @@ def test_the_next_controller_may_come_late(parts):
         assert result.get(timeout=30) == [7, 7]
 
 
+def test_what_is_printed_meanwhile_arrives_whole_and_once(parts, tmp_path):
+    """Also what was under way when the controller was killed, and what came before its client was back."""
+    end = tmp_path / "end"
+
+    def speak(end):
+        import os
+        import time
+
+        number = 0
+        while not os.path.exists(end):
+            print(number, flush=True)
+            number += 1
+            time.sleep(0.001)
+        return number
+
+    with ipp.Client(parts.folder / "client.json", timeout=20) as rc:
+        rc.wait_for_engines(2, timeout=20)
+        direct = rc[0].apply_async(speak, str(end))
+        balanced = rc.load_balanced_view(targets=[1]).apply_async(speak, str(end))
+
+        def hears_more():
+            before = [direct.stdout, balanced.stdout]
+            return wait_until(lambda: direct.stdout != before[0] and balanced.stdout != before[1], 30.0)
+
+        try:
+            assert hears_more()
+            for after in (0.0, 0.5):
+                parts.restart_controller(after)
+                rc.queue_status()  # asked again, and answered by the next one
+                assert hears_more()
+        finally:
+            end.touch()
+        for result in (direct, balanced):
+            spoken = result.get(timeout=30)
+            assert result.stdout.split() == [str(i) for i in range(spoken)]
+
+
 def test_engines_leave_when_the_controller_has_ended_in_order(parts):
     with ipp.Client(parts.folder / "client.json", timeout=20) as rc:
         rc.wait_for_engines(2, timeout=20)
