@@ -50,7 +50,7 @@ class Cause(NamedTuple):
     @property
     def evalue(self) -> str:
         """What the error says; nothing of an engine of its own when several have it."""
-        return self.entry[1] if len(self.ids) == 1 else _of_any(*self.entry[:2])
+        return self.entry[1] if len(self.ids) == 1 else of_any(*self.entry[:2])
 
     @property
     def header(self) -> str:
@@ -93,10 +93,10 @@ def sameness(entry: Entry) -> tuple[Any, ...]:
     ename, evalue, traceback, info = entry
     # Engines in a deadlock are each at their own place, and all places are in the text.
     lines = "" if ename == "DeadlockError" else _OWN.sub("*", _COLOUR.sub("", traceback))
-    return ename, _of_any(ename, evalue), _of_any(ename, lines), (info or {}).get("method")
+    return ename, of_any(ename, evalue), of_any(ename, lines), (info or {}).get("method")
 
 
-def _of_any(ename: str, text: str) -> str:
+def of_any(ename: str, text: str) -> str:
     """Return what an error says of one engine, as it is true of all that failed in the same way."""
     if ename == "EngineError":
         return _LOST.sub(lambda found: f"the engine {found[1]}" if found[1] else "the task has failed", text)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mpiparallel.client.executereply import get_ipython
 from mpiparallel.client.looks import Card, Mood, duration, name_of, one_line, some
 from mpiparallel.ranges import ranges
+from mpiparallel.tracebacks import of_any
 from mpiparallel.wire.messages import NOBODY, Failure
 
 PUBLIC = ("AsyncHubResult", "AsyncMapResult", "AsyncResult")
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def result_card(result: AsyncResult) -> Card:
     """Return the card of an AsyncResult."""
     tasks = list(result._sent_tasks())
-    name = name_of(result, "ar")
+    name = name_of(result, "ar" if get_ipython() is None else "_")
     client = name_of(result._client, "rc")
     total, ready = len(result), result.done()
     failed = [task for task in tasks if task.done and task.status != "ok"]
@@ -100,7 +102,7 @@ def failures(tasks: Iterable[Task]) -> list[str]:
             name, value = "TaskAborted", "it did not begin"
         else:
             name, value = type(failure).__name__, str(failure)
-        first = (value.strip().splitlines() or [""])[0]
+        first = (of_any(name, value).strip().splitlines() or [""])[0]
         folded.setdefault((name, first), []).append(task.engine)
     order = sorted(folded.items(), key=lambda item: item[0][0] == "PeerFailed")
     lines = []

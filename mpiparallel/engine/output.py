@@ -11,6 +11,7 @@ import codecs
 import ctypes
 import io
 import os
+import re
 import select
 import sys
 import threading
@@ -21,6 +22,11 @@ from mpiparallel.wire import objects
 from mpiparallel.wire.messages import Message, Output
 
 CHUNK = 64 << 10
+# What Open MPI has to say on each rank when another has died, of every collective that was under way.
+ABORTED = re.compile(
+    r"NBC_Progress: an error -?\d+ was found during schedule 0x[0-9a-f]+ at row-offset \d+ - "
+    r"aborting the schedule(\n{0,2})"
+)
 
 
 class OutputCapture:
@@ -43,6 +49,7 @@ class OutputCapture:
         self._task: tuple[str, str] | None = None  # request and client of the last task
         self._discard = False
         self._said = 0  # messages
+        self._newlines = 0  # that end a line of Open MPI's, and are yet to come
         self._libc = ctypes.CDLL(None)
         self._saved: dict[int, int] = {}
         self._pipes: dict[int, tuple[str, Any]] = {}
@@ -152,9 +159,24 @@ class OutputCapture:
                     continue
                 busy = True
                 text = decoder.decode(chunk)
+                if name == "stderr":
+                    text = self._without_noise(text)
                 if text:
                     self._send(name, text, len(chunk), [])
         return busy
+
+    def _without_noise(self, text: str) -> str:
+        """Move what Open MPI says of a death to the log: who died, and why, is told by others."""
+        while self._newlines and text.startswith("\n"):
+            text, self._newlines = text[1:], self._newlines - 1
+        if text:
+            self._newlines = 0
+        if "NBC_Progress" in text:
+            for found in ABORTED.finditer(text):
+                os.write(self.log, f"{found[0].strip()}\n".encode())
+                self._newlines = 2 - len(found[1]) if found.end() == len(text) else 0
+            text = ABORTED.sub("", text)
+        return text
 
     def _send(self, kind: Any, text: str, size: int, payload: list[Any]) -> None:
         if self._task is None or self._discard:

@@ -35,6 +35,22 @@ def test_every_way_to_write_keeps_its_order(rc):
     assert result.stderr == ["trouble\n"] * 4
 
 
+def test_what_open_mpi_says_of_a_death_is_not_among_it(rc):
+    def write():
+        from mpiparallel.engine import datapub
+
+        line = b"NBC_Progress: an error 75 was found during schedule 0x55b7f13fb660 at row-offset 186 - "
+        line += b"aborting the schedule"
+        datapub.output.finish()
+        for part in (b"before\n", line + b"\n", b"\n", b"\nNBC_Progress: mine\n", line * 2 + b"\n\nafter\n"):
+            os.write(2, part)
+            datapub.output.finish()  # each is a piece of its own
+
+    result = rc[:].apply_async(write)
+    result.get(timeout=30)
+    assert result.stderr == ["before\n\nNBC_Progress: mine\nafter\n"] * 4
+
+
 def test_all_of_much_output_arrives_in_order(rc):
     def chatter(n):
         for i in range(n):
