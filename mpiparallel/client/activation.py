@@ -6,6 +6,7 @@ Called by the client and the views; imports `magics`, and with it IPython, only 
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.client.executereply import get_ipython
@@ -13,6 +14,9 @@ from mpiparallel.client.views import DirectView
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
+
+
+_made: list[weakref.ref[Client]] = []  # the clients of this session, in the order in which they were made
 
 
 def activate(view: DirectView, suffix: str = "") -> None:
@@ -39,6 +43,7 @@ def client_made(client: Client) -> None:
     shell = get_ipython()
     if shell is None:
         return
+    _made[:] = [weakref.ref(one) for one in [*open_clients(), client]]
     magics = _registered(shell)
     if magics is None:
         _register(shell, DirectView(client, block=True), "")
@@ -46,10 +51,19 @@ def client_made(client: Client) -> None:
         magics.view = DirectView(client, block=True)
 
 
+def open_clients() -> list[Client]:
+    """Return the clients of this session that are open, the oldest first."""
+    return [one for made in _made if (one := made()) is not None and one._connection.gone is None]
+
+
 def load_ipython_extension(shell: Any) -> None:
-    """Register ``%px`` and its kin: ``%load_ext mpiparallel``. The next Client is the one that they use."""
+    """Register ``%px`` and its kin: ``%load_ext mpiparallel``.
+
+    They use the first Client that is open, also after ``%reload_ext``, or the next one that is made.
+    """
     if _registered(shell) is None:
-        _register(shell, None, "")
+        clients = open_clients()
+        _register(shell, DirectView(clients[0], block=True) if clients else None, "")
 
 
 def unload_ipython_extension(shell: Any) -> None:

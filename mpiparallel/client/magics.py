@@ -15,9 +15,10 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, no_var_expand
 
 from mpiparallel import error
-from mpiparallel.client import autopx, interrupting
+from mpiparallel.client import activation, autopx, interrupting
 from mpiparallel.client import magicoptions as opt
 from mpiparallel.client.control import signal_number
+from mpiparallel.client.looks import name_of
 from mpiparallel.client.wherecell import CellWhereabouts
 from mpiparallel.config import noninteractive
 from mpiparallel.ranges import engines as engines_text
@@ -87,10 +88,10 @@ class ParallelMagics(Magics):
     def _get_view(self) -> DirectView:
         if self.view is None or not self.has_client:
             gone = "" if self.view is None else f", and theirs is gone ({self.view.client._connection.gone})"
-            raise UsageError(
-                f"the parallel magics need a Client{gone}: make one by mpiparallel.Client(), "
-                "or by mpiparallel.Cluster(n=4).start_and_connect_sync()"
-            )
+            by = "mpiparallel.Client(), or by mpiparallel.Cluster(n=4).start_and_connect_sync()"
+            if others := activation.open_clients():  # which need not be of the same cluster
+                by += f"; {name_of(others[0], 'client')}.activate() has them use one that is open"
+            raise UsageError(f"the parallel magics need a Client{gone}: make one by {by}")
         return self.view
 
     # ------------------------------------------------------------ cells

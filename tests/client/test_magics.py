@@ -79,6 +79,11 @@ def test_load_ext(shell, connect, capsys):
     run(shell, "here = 5")
     assert shell.user_ns["here"] == 5
     shell.run_cell("%load_ext mpiparallel")
+    assert magics_of(shell).view.client is client and magics_of(shell).view.block
+    shell.run_cell("%reload_ext mpiparallel")  # as %load_ext advises who calls it twice
+    assert magics_of(shell).view.client is client
+    client.close()
+    shell.run_cell("%reload_ext mpiparallel")
     assert magics_of(shell).view is None
 
 
@@ -175,6 +180,15 @@ def test_a_client_that_is_gone(shell, px, client, capsys):
     for magic in ("%px 1", "%%px\n1", "%pxconfig -b", "%pxwhere", "%autopx"):
         with pytest.raises(UsageError, match=r"need a Client, and theirs is gone \(Connections have been cl"):
             run(shell, magic)
+
+
+def test_a_client_that_is_gone_beside_another(shell, px, client, connect):
+    shell.user_ns["rc2"] = connect()
+    client.close()
+    with pytest.raises(UsageError, match=r"; rc2\.activate\(\) has them use one that is open$"):
+        run(shell, "%px 1")
+    run(shell, "rc2.activate()")
+    run(shell, "%px a = 1")
 
 
 def test_pxwhere_errors_are_told_shortly(shell, px, capsys):
