@@ -205,7 +205,10 @@ class EngineShell(InteractiveShell):
     def system(self, cmd: str) -> None:
         """Run a shell command; its output takes the way of all output."""
         sys.stdout.flush()
-        self.user_ns["_exit_code"] = _run_command(self.var_expand(cmd, depth=1))
+        try:
+            self.user_ns["_exit_code"] = _run_command(self.var_expand(cmd, depth=1))
+        except KeyboardInterrupt as interrupt:  # where subprocess was then says nothing to anybody
+            raise interrupt.with_traceback(None) from None
 
     system_raw = system
     system_piped = system
