@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import sys
@@ -73,6 +74,7 @@ class Executor:
         self._interruptible = False
         self._held_back = False  # whether an interrupt came while it could not be raised
         self._raised_at = 0.0  # when the last interrupt was raised in this task
+        self._interrupted_at = math.inf  # the place that was the queue's end then
         self.interrupt_due: tuple[float, Submit] | None = None
         self._pid = os.getpid()
         self.current: Submit | None = None
@@ -104,10 +106,15 @@ class Executor:
         """Return the requests of the tasks in the queue."""
         return [work.header.request for work in list(self._waiting.values()) if isinstance(work, Task)]
 
-    def abort(self, request: str | None = None, client: str | None = None) -> None:
-        """Answer for the tasks that have not begun: those of a request, of a client, or all."""
+    def abort(
+        self, request: str | None = None, client: str | None = None, before: float = math.inf
+    ) -> None:
+        """Answer for the tasks that have not begun: those of a request, of a client, or all.
+
+        `before`: a place in the queue; what stands behind it is left alone.
+        """
         for number, work in list(self._waiting.items()):
-            if not isinstance(work, Task):
+            if not isinstance(work, Task) or number >= before:
                 continue
             header = work.header
             if request not in (None, header.request) or client not in (None, header.client):
@@ -166,6 +173,7 @@ class Executor:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._held_back = True
+        self._interrupted_at = next(self._numbers)
         self.interrupt_due = None
         now = time.monotonic()
         # Two at a time are one: the second would hit those who deal with the first. A later one is for user
@@ -191,7 +199,7 @@ class Executor:
     def _run_task(self, message: Task) -> None:
         header = message.header
         self._output.begin(header.request, header.client)
-        self._raised_at = 0.0
+        self._raised_at, self._interrupted_at = 0.0, math.inf
         self._listen()
         started = time.time()
         if self._guard is not None:
@@ -202,7 +210,9 @@ class Executor:
             self._tell_broken(self._guard, failure)
         status: Any = "ok" if failure is None else "error"
         if failure is not None and header.verb == "execute":
-            self.abort(client=header.client)
+            # What was sent after an interrupt, by who did not wait for the end of it, is meant to run.
+            interrupted = failure.ename == "KeyboardInterrupt"
+            self.abort(client=header.client, before=self._interrupted_at if interrupted else math.inf)
         result = Result(
             header.request, self.engine_id, status, started, time.time(), failure, self.verbs.execution_count
         )

@@ -161,6 +161,36 @@ def test_an_error_in_a_cell_aborts_what_this_client_queued_behind_it(rc, gate):
     assert engine["b"] == 1
 
 
+@pytest.mark.parametrize("end", ["raise", "raise ValueError('on purpose')"], ids=["interrupted", "failed"])
+def test_what_is_sent_after_an_interrupt_runs_although_the_cell_has_not_ended(rc, gate, end):
+    wait, open_gate = gate
+    engine = rc[0]
+    engine.push({"wait": wait, "a": 1, "b": 1}, block=True)
+    cell = (
+        "import time\ntry:\n    print('begun'); time.sleep(600)\n"
+        f"except KeyboardInterrupt:\n    print('ending'); wait(); {end}"
+    )
+    interrupted = engine.execute(cell, silent=False)
+    assert wait_until(lambda: "begun" in interrupted.stdout, 30)
+    before = engine.execute("a = 2")
+    rc[1].apply_sync(len, ())  # engine 0 has both now, as above
+    rc.send_signal("SIGINT", targets=0, block=True)
+    assert wait_until(lambda: "ending" in interrupted.stdout, 30)
+    after = engine.execute("b = 2")
+    rc[1].apply_sync(len, ())
+    open_gate()
+    with pytest.raises(ipp.RemoteError, match="KeyboardInterrupt" if end == "raise" else "on purpose"):
+        interrupted.get(timeout=10)
+    with pytest.raises(ipp.TaskAborted):
+        before.get(timeout=10)
+    if end == "raise":
+        after.get(timeout=10)
+    else:
+        with pytest.raises(ipp.TaskAborted):
+            after.get(timeout=10)
+    assert (engine["a"], engine["b"]) == (1, 2 if end == "raise" else 1)
+
+
 def test_abort_takes_out_what_has_not_begun(rc, gate):
     view, (wait, open_gate) = rc[:], gate
     running, queued = view.apply_async(wait), view.apply_async(time.sleep, 50)
