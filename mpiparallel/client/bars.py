@@ -213,6 +213,11 @@ class LineBar:
         if since >= pause or (since >= LINE_SOON and self._tenth() > self._last_tenth):
             self._write(now)
 
+    @staticmethod
+    def write(s: str, file: TextIO | None = None, end: str = "\n") -> None:
+        """Print a line of the caller's, on stdout, where other bars do so without being torn."""
+        print(s, file=file, end=end)
+
     def close(self) -> None:
         """Write the last line."""
         if not self.disable:

@@ -165,8 +165,9 @@ class LazyMapIterator(Shown, Iterator[Any]):
         """The progress bar, with the interface of tqdm's; None without ``progress=True``, or at the end.
 
         >>> values.bar.set_description("solve, best so far 0.12")  # doctest: +SKIP
+        >>> values.bar.write("0.12")  # prints a line above it  # doctest: +SKIP
         """
-        return None if self._sent.follower is None else self._sent.follower.bar
+        return None if self._sent.follower is None else self._sent.follower.shown()
 
     # ------------------------------------------------------------ sending
 

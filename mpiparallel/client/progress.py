@@ -133,6 +133,12 @@ class Follower:
         bar.set_postfix_str(words, refresh=False)
         draw(bar)
 
+    def shown(self) -> Any:
+        """Return the bar, which is drawn if there is none."""
+        if self.bar is None:
+            self._draw(time.monotonic())
+        return self.bar
+
     def leave(self) -> None:
         """Leave the bar as it is, lest it gets among what is printed below; who waits again gets another."""
         self.close(broken=True)

@@ -333,7 +333,17 @@ def test_what_is_said_about_a_failed_item_comes_below_the_bar(client, monkeypatc
         next(values)
     assert screen.getvalue().endswith("\n") and " 2/3 " in screen.getvalue().splitlines()[-1]
     assert raised.traceback and not tqdm._instances
+    values.bar.write("who goes on has another")
+    assert "\rwho goes on has another\n" in screen.getvalue()
     assert list(values) == [3] and not tqdm._instances
+
+
+def test_lines_of_the_users_own_in_a_log(client, capsys):
+    values = client.load_balanced_view().imap(abs, [-1, -2], progress=True)
+    for value in values:
+        values.bar.write(f"got {value}")
+    written = capsys.readouterr()
+    assert written.out == "got 1\ngot 2\n" and "2/2" in written.err
 
 
 PRESSED = """
