@@ -148,6 +148,16 @@ class Screen:
 
     def _display(self, block: Block) -> None:
         content = block.value[0]
+        engines = list(block.engines)
+        metadata = {**(content.get("metadata") or {}), "engine": engines[0] if len(engines) == 1 else engines}
+        options = places.options(block)
+
+        def show() -> None:
+            publish(content.get("data") or {}, metadata, **options)
+
+        if options.get("update") and self.place == "notebook":  # its label stands where it is
+            self._todo.append(("call", show))
+            return
         label = f"[output:{ranges(block.engines)}]"
         show_label = None
         if self._labels is not None and len(block.engines) != self._n_engines:
@@ -160,10 +170,7 @@ class Screen:
             self._speaker = label
             self._todo.append(("call", show_label))
         self._break_line()
-        engines = list(block.engines)
-        metadata = {**(content.get("metadata") or {}), "engine": engines[0] if len(engines) == 1 else engines}
-        options = places.options(block)
-        self._todo.append(("call", lambda: publish(content.get("data") or {}, metadata, **options)))
+        self._todo.append(("call", show))
 
     def _introduce(self, speaker: str, kind: str) -> bool:
         """Say who speaks, if that was another; return whether it was."""

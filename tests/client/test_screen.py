@@ -159,6 +159,22 @@ def test_updates_go_to_the_displays_of_their_engines(shown):
     assert page(shown) == ["ready", "even", "done", "late"]
 
 
+def test_updates_have_no_labels_of_their_own(shown, capsys):
+    def state(engine: int, text: str, update: bool = True) -> Block:
+        return displayed((engine,), text, transient={"display_id": "loss"}, update=update)
+
+    one = Screen(labelled=True, place="notebook")
+    one.write([state(0, "begun", False), state(1, "begun too", False), said((0,), "line\n")])
+    labels = capsys.readouterr().out
+    assert labels == "[output:0]\n[output:1]\n[stdout:0] \nline\n"
+    for step in range(3):
+        one.write([state(0, f"at {step}"), state(1, f"also at {step}"), said((0,), "line\n")])
+    assert page(shown) == ["at 2", "also at 2"]
+    assert capsys.readouterr().out == "line\n" * 3
+    one.write([state(2, "late", False)])
+    assert capsys.readouterr().out == "[output:2]\n"
+
+
 def test_an_engine_clears_what_it_has_shown_itself(shown, capsys, monkeypatch):
     monkeypatch.setattr(screen, "_clear_notebook", lambda wait: sys.stdout.write(f"<clear {wait}>"))
     one = Screen(labelled=True, place="notebook")

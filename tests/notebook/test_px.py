@@ -118,6 +118,7 @@ def test_update_display_changes_the_engines_own(kernel):
     )
     assert sorted(page.mime("text/plain")) == [f"'rank {rank}: update 4'" for rank in range(4)]
     assert len(re.findall(r"done \d", page.stdout)) == 4
+    assert page.stdout.count("[output:") == 4  # one for each display, however often it is updated
 
 
 def test_clear_output_is_the_engines_own(kernel):
@@ -201,7 +202,8 @@ def test_autopx(kernel):
     assert Counter(re.findall(r"Out\[\d:\d+\]: (\d)", page.read())) == {str(2 * rank): 1 for rank in range(4)}
     failed = kernel.run("1 / 0")
     assert failed.error is not None
-    assert failed.read().count("ZeroDivisionError: division by zero") == 1
+    # Once in full; who says the same much later has a line.
+    assert failed.read().count("Traceback (most recent call last)") == 1
     assert "disabled" in kernel.do("%autopx").stdout
     assert kernel.value("'here' in globals()") is False
     assert kernel.value("view['here']") == [0, 2, 4, 6]
