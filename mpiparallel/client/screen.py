@@ -104,6 +104,8 @@ class Screen:
 
     def close(self) -> None:
         """Leave nothing behind that would change what is printed next."""
+        if self._labelled and self.place == "terminal":
+            self._break_line()  # or results, and what the user prints, would stand behind it
         self._switch_off()
         self._finish(())
 

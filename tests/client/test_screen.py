@@ -63,6 +63,14 @@ def test_an_unfinished_line_goes_on(capsys):
     assert capsys.readouterr().out == "[stdout:1] \nbegun ended\nx\ny\n"
 
 
+def test_a_line_that_is_never_finished_is_ended_on_a_terminal(capsys):
+    for place, end in (("terminal", "\n"), ("plain", ""), ("notebook", "")):
+        one = Screen(labelled=True, place=place)
+        one.write([said((0, 1), "no newline")])
+        one.close()
+        assert capsys.readouterr().out == f"[stdout:0-1] \nno newline{end}"
+
+
 def test_single_lines_stand_beside_their_labels(capsys):
     one = Screen(labelled=True, compact=True, place="plain")
     one.write([said((0,), "rank 0\n"), said((1,), "rank 1\n")])
