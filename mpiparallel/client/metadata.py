@@ -143,6 +143,7 @@ def _add_output(outputs: list[dict[str, Any]], content: dict[str, Any]) -> None:
     if content.get("update") and identity is not None:
         for index, old in enumerate(outputs):
             if (old.get("transient") or {}).get("display_id") == identity:
-                outputs[index] = content
+                # Whoever shows it later has no display that it could change.
+                outputs[index] = {**content, "update": False}
         return
     outputs.append(content)

@@ -100,6 +100,7 @@ def test_displays(client):
     update = display("A", transient={"display_id": "1"}, update=True)
     result = client[0].execute("\n".join([code, update, "x = 1"]), block=True)
     assert [output["data"]["text/plain"] for output in result.outputs] == ["A", "b"]
+    assert not any(output.get("update") for output in result.outputs)  # it is to be shown, as the others are
     result = client[0].execute(
         "\n".join([code, "_output('clear_output', content={'wait': False})", "x=1"]), block=True
     )

@@ -121,6 +121,16 @@ def test_update_display_changes_the_engines_own(kernel):
     assert page.stdout.count("[output:") == 4  # one for each display, however often it is updated
 
 
+def test_what_was_updated_is_there_when_it_is_shown_at_the_end(kernel):
+    cell = "handle = display('first', display_id=True)\nhandle.update(f'rank {mpi_rank} is done')"
+    expected = [f"'rank {rank} is done'" for rank in range(4)]
+    assert sorted(kernel.do(f"%%px --no-stream\n{cell}").mime("text/plain")) == expected
+    kernel.do(f"%%px\n{cell}")
+    again = kernel.do("%pxresult")
+    assert sorted(again.mime("text/plain")) == expected
+    assert again.stdout.count("[output:") == 4
+
+
 def test_clear_output_is_the_engines_own(kernel):
     page = kernel.do(
         "%%px\n"
