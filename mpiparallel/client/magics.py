@@ -279,7 +279,12 @@ class ParallelMagics(Magics):
         if args.out:
             self._user_names[args.out] = result
             return
-        self._wait(result, None)
+        try:
+            self._wait(result, None)
+        except KeyboardInterrupt:  # which ends the waiting alone, as it does for other calls that wait
+            left = engines_text(task.engine for task in result._tasks if not task.done)
+            told = KeyboardInterrupt(f"{left}: at work still. client.interrupt() ends that.")
+            raise _told_shortly(told) from None
         result.display_outputs(args.groupby or "type", fold=self.fold if args.fold is None else args.fold)
         failure = result.exception()
         if failure is not None:
@@ -391,7 +396,7 @@ def _shown_error(failure: Exception) -> error.AlreadyDisplayedError:
     return error.AlreadyDisplayedError(failure)
 
 
-def _told_shortly(failure: Exception) -> Exception:
+def _told_shortly(failure: BaseException) -> BaseException:
     """Return `failure`, of which IPython then shows no more than its text: the rest is in our code."""
     if not hasattr(failure, "_render_traceback_"):
         failure._render_traceback_ = lambda: [f"{type(failure).__name__}: {failure}"]  # type: ignore[attr-defined]

@@ -610,3 +610,19 @@ def test_autopx_of_another_view(shell, px, client):
     run(shell, "%autopx_two")
     run(shell, "a = 3")
     assert client[:]["a"] == [2, 2, 1, 1] and shell.user_ns["a"] == 3
+
+
+def test_a_ctrl_c_while_pxresult_waits_is_told_shortly(shell, px, fake, monkeypatch, capsys):
+    fake.paused.set()
+    run(shell, "%%px --noblock\n1")
+
+    def wait(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(px.last_result, "wait", wait)
+    capsys.readouterr()
+    failure = shell.run_cell("%pxresult").error_in_exec
+    assert isinstance(failure, KeyboardInterrupt)
+    shown = plain(capsys.readouterr().out)
+    assert shown == "KeyboardInterrupt: engines 0-3: at work still. client.interrupt() ends that.\n"
+    assert fake.signals == []
