@@ -66,3 +66,20 @@ def test_lines_that_overwrite_themselves(terminal):
     )
     lines = sorted(line.split("] ")[-1] for line in shown.split("\n") if "rank" in line)
     assert lines == [f"rank {rank} at 19" for rank in range(4)]
+
+
+def test_ctrl_c_in_a_loop_over_imap(terminal):
+    """The bar is left whole, and does not come again among what is shown later."""
+    terminal.run("def slow(x):\n    import time\n    time.sleep(0.1)\n")
+    terminal.start(
+        "for value in rc.load_balanced_view().imap(slow, range(5000), progress=True):\n    pass\n"
+    )
+    terminal.until(lambda: re.search(r"^slow:.* [1-9]\d*/5000 ", terminal.shown(), re.MULTILINE))
+    terminal.press("c")
+    lines = terminal.finish().split("\n")
+    assert [line.startswith("slow: ") for line in lines[:2]] == [True, False]
+    assert re.search(r"\](\^C?)?$", lines[0]) and set(lines[1]) == {"-"}, "a rule comes above the traceback"
+    assert lines[-1].startswith("KeyboardInterrupt")
+    assert not any("slow: " in line for line in lines[1:])
+    shown = terminal.run("%px print('on')")
+    assert spoken(shown) == [((0, 1, 2, 3), "on")] and "slow" not in shown
