@@ -138,12 +138,12 @@ class Metadata(dict):
 
 
 def _add_output(outputs: list[dict[str, Any]], content: dict[str, Any]) -> None:
-    """Append a display, or put it in the place of the one that it updates."""
+    """Append a display, or put it in the place of the one that it updates, if that is of this task."""
     identity = (content.get("transient") or {}).get("display_id")
     if content.get("update") and identity is not None:
         for index, old in enumerate(outputs):
             if (old.get("transient") or {}).get("display_id") == identity:
-                # Whoever shows it later has no display that it could change.
-                outputs[index] = {**content, "update": False}
-        return
+                # Whoever shows a display later has none that this could change.
+                outputs[index] = {**content, "update": bool(old.get("update"))}
+                return
     outputs.append(content)

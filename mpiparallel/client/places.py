@@ -85,6 +85,25 @@ _places: OrderedDict[tuple[int, str], tuple[str, tuple[int, ...]]] = OrderedDict
 _lock = threading.Lock()
 
 
+def in_place(block: Block) -> list[dict[str, Any]]:
+    """Return the options that change what these engines have displayed; none if not all is theirs alone."""
+    contents = block.value
+    if not contents[0].get("update") or get_ipython() is None:
+        return []
+    with _lock:
+        names: list[Any] = [(content.get("transient") or {}).get("display_id") for content in contents]
+        keys = list(zip(block.engines, names, strict=True))
+        found = [_places.get(key) for key in keys]
+        for key in keys:
+            if key in _places:
+                _places.move_to_end(key)
+    theirs = {place for place in found if place is not None}
+    if None in found or any(not set(engines) <= set(block.engines) for _, engines in theirs):
+        return []
+    shown = contents[0]["transient"]
+    return [{"transient": {**shown, "display_id": name}, "update": True} for name, _ in sorted(theirs)]
+
+
 def options(block: Block) -> dict[str, Any]:
     """Return the options of a display that has an id: each group of engines has its own."""
     contents = block.value

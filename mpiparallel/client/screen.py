@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from mpiparallel.client import places, progress
@@ -152,13 +153,13 @@ class Screen:
         content = block.value[0]
         engines = list(block.engines)
         metadata = {**(content.get("metadata") or {}), "engine": engines[0] if len(engines) == 1 else engines}
-        options = places.options(block)
 
-        def show() -> None:
+        def show(**options: Any) -> None:
             publish(content.get("data") or {}, metadata, **options)
 
-        if options.get("update") and self.place == "notebook":  # its label stands where it is
-            self._todo.append(("call", show))
+        changes = places.in_place(block) if self.place == "notebook" else []
+        if changes:  # their labels stand where they are
+            self._todo += [("call", partial(show, **options)) for options in changes]
             return
         label = f"[output:{ranges(block.engines)}]"
         show_label = None
@@ -172,7 +173,7 @@ class Screen:
             self._speaker = label
             self._todo.append(("call", show_label))
         self._break_line()
-        self._todo.append(("call", show))
+        self._todo.append(("call", partial(show, **places.options(block))))
 
     def _introduce(self, speaker: str, kind: str) -> bool:
         """Say who speaks, if that was another; return whether it was."""

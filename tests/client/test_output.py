@@ -101,6 +101,8 @@ def test_displays(client):
     result = client[0].execute("\n".join([code, update, "x = 1"]), block=True)
     assert [output["data"]["text/plain"] for output in result.outputs] == ["A", "b"]
     assert not any(output.get("update") for output in result.outputs)  # it is to be shown, as the others are
+    later = client[0].execute("\n".join([update, update, "x = 1"]), block=True)  # of a display from before
+    assert [(one["data"]["text/plain"], one["update"]) for one in later.outputs] == [("A", True)]
     result = client[0].execute(
         "\n".join([code, "_output('clear_output', content={'wait': False})", "x=1"]), block=True
     )

@@ -179,6 +179,8 @@ def test_updates_have_no_labels_of_their_own(shown, capsys):
         one.write([state(0, f"at {step}"), state(1, f"also at {step}"), said((0,), "line\n")])
     assert page(shown) == ["at 2", "also at 2"]
     assert capsys.readouterr().out == "line\n" * 3
+    one.write([displayed((0, 1), "end", transient={"display_id": "loss"}, update=True)])  # both say the same
+    assert page(shown) == ["end", "end"]
     one.write([state(2, "late", False)])
     assert capsys.readouterr().out == "[output:2]\n"
 

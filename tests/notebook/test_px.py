@@ -129,6 +129,8 @@ def test_what_was_updated_is_there_when_it_is_shown_at_the_end(kernel):
     again = kernel.do("%pxresult")
     assert sorted(again.mime("text/plain")) == expected
     assert again.stdout.count("[output:") == 4
+    later = kernel.do("%%px --no-stream\nhandle.update('in its place')")
+    assert later.stdout == ""
 
 
 def test_clear_output_is_the_engines_own(kernel):
