@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
     from mpiparallel.engine.world import World
 
+FINALIZED = 30  # seconds that the end of MPI and of Python may take
+
 
 def make_argument_parser() -> argparse.ArgumentParser:
     """Return the parser of ``mpiparallel engine``."""
@@ -107,7 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+    end_within(FINALIZED)
     return 0
+
+
+def end_within(seconds: int) -> None:
+    """Let this process live no longer: MPI_Finalize waits for ever when a rank dies while others are in it.
+
+    The kernel keeps the time, as Python has ended by then.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
 
 
 def _register(

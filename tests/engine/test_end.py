@@ -119,3 +119,12 @@ def test_interrupts_during_the_first_cell_leave_a_shell_that_works():
             first.wait(0.01)
         second = rc[0].execute("2", silent=False, block=True).get(timeout=30)
         assert second.data["text/plain"] == "2"
+
+
+def test_a_process_that_hangs_in_its_end_is_ended() -> None:
+    program = (
+        "import ctypes; from mpiparallel.engine.__main__ import end_within; end_within(1); "
+        "ctypes.CDLL(None).pause()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
+    assert done.returncode == -signal.SIGALRM
