@@ -163,8 +163,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Ex
             client = NotebookClient(
                 content, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
             )
-            client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / "ipython")})
-            state = Path(os.environ["MPIPARALLEL_STATE"])
+            state = folder / "state"
+            own = {"MPIPARALLEL_STATE": str(state), "IPYTHONDIR": str(folder / "ipython")}
+            client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), **own})
             assert wait_until(lambda: not processes_of(state)), processes_of(state)
             known[name] = Executed(content)
         return known[name]
