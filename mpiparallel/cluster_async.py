@@ -45,12 +45,12 @@ class AsyncCluster:
 
     async def start_cluster(self, n: int | None = None) -> Self:
         """Start the controller and one set of `n` engines."""
-        await self._in_thread(lambda: self.start_cluster_sync(n))
+        await self._in_thread(lambda: self.start_cluster_sync(n), undo=lambda _: self.stop_cluster_sync())
         return self
 
     async def start_and_connect(self, n: int | None = None, activate: bool = False) -> Client:
         """Start the cluster, wait for its engines and return a client."""
-        return await self._in_thread(lambda: self.start_and_connect_sync(n, activate))
+        return await self._in_thread(lambda: self.start_and_connect_sync(n, activate), self._disconnect)
 
     async def connect_client(self, **kwargs: Any) -> Client:
         """Return a `Client` of this cluster; `kwargs` are its."""
@@ -80,8 +80,15 @@ class AsyncCluster:
         """Send a signal to every engine of one set, or of all."""
         await self._in_thread(lambda: self.signal_engines_sync(signum, engine_set_id))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread; when the caller is cancelled, `work` has cleaned up before we return."""
+    def _disconnect(self, client: Client) -> None:
+        client.close()
+        self.stop_cluster_sync()
+
+    async def _in_thread(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+        """Run `work` in a thread; when the caller is cancelled, `work` has cleaned up before we return.
+
+        What had succeeded by then, too late to be given up, is taken back by `undo`.
+        """
         task = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(task)
@@ -89,6 +96,8 @@ class AsyncCluster:
             self.given_up.set()
             await asyncio.wait([task])
             self.given_up.clear()
+            if undo is not None and task.exception() is None:
+                await asyncio.to_thread(undo, task.result())
             raise
 
     def __enter__(self) -> Client:
@@ -102,7 +111,7 @@ class AsyncCluster:
         self.stop_cluster_sync()
 
     async def __aenter__(self) -> Client:
-        return await self._in_thread(self.__enter__)
+        return await self._in_thread(self.__enter__, lambda _: self.__exit__())
 
     async def __aexit__(self, *error: object) -> None:
         await self._in_thread(lambda: self.__exit__(*error))

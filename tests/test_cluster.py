@@ -701,3 +701,17 @@ def test_kill_9(config: Config, victim: str) -> None:
     assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in engines))
     assert wait_until(lambda: not processes_of(config.state_dir))
     assert wait_until(lambda: not files_in(config.state_dir))
+
+
+def test_a_start_that_succeeds_although_it_was_cancelled_is_taken_back(monkeypatch):
+    cluster = ipp.Cluster(n=1)
+    stopped = []
+    monkeypatch.setattr(cluster, "start_cluster_sync", lambda n: cluster.given_up.wait(10))
+    monkeypatch.setattr(cluster, "stop_cluster_sync", lambda: stopped.append(True))
+
+    async def start():
+        await asyncio.wait_for(cluster.start_cluster(), 0.05)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(start())
+    assert stopped == [True]

@@ -83,7 +83,7 @@ class Watch:
 
     def check(self, size: int) -> None:
         """See that memory is bounded when `size` characters were shown, and that the kernel has answered."""
-        assert self.growth("engine") < 8 * MEGABYTE
+        assert self.growth("engine") < 16 * MEGABYTE
         assert self.growth("controller") < 64 * MEGABYTE
         assert self.growth("kernel") < 4 * size + 64 * MEGABYTE
         assert self.slowest < 2
