@@ -704,7 +704,7 @@ def test_kill_9(config: Config, victim: str) -> None:
 
 
 def test_a_start_that_succeeds_although_it_was_cancelled_is_taken_back(monkeypatch):
-    cluster = ipp.Cluster(n=1)
+    cluster = Cluster(n=1)
     stopped = []
     monkeypatch.setattr(cluster, "start_cluster_sync", lambda n: cluster.given_up.wait(10))
     monkeypatch.setattr(cluster, "stop_cluster_sync", lambda: stopped.append(True))
