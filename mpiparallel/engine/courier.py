@@ -168,6 +168,7 @@ class Courier(threading.Thread):
             return True
         if self.executor.busy:
             self.watcher.look(time.monotonic())
+        self.watcher.end_remainders()
         busy = self._send_outbox() or busy
         if self.leader is not None:
             busy = self.leader.progress() or busy

@@ -79,9 +79,6 @@ class Watcher:
         self._check_interrupt(now)
         if self._guard is None:
             return
-        for comm in [comm for comm, remainder in self._ending.items() if remainder.has_ended()]:
-            del self._ending[comm]
-            self._post(Message(Completed(self._rank, comm)))
         wait = self._guard.current()
         if self._reported is not None and (wait is None or wait.number != self._reported):
             self._reported = None
@@ -215,6 +212,12 @@ class Watcher:
         if remainder is not None:
             remainder.begin(order.operations)
             self._ending[order.comm] = remainder
+
+    def end_remainders(self) -> None:
+        """Say of which communicators that were replaced everything has ended here."""
+        for comm in [comm for comm, remainder in self._ending.items() if remainder.has_ended()]:
+            del self._ending[comm]
+            self._post(Message(Completed(self._rank, comm)))
 
     def release(self, order: Release) -> None:
         """Free a communicator that was replaced, between two tasks, or leave it as it is."""
