@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -67,8 +68,9 @@ class Executor:
         self._guard = guard
         self.verbs = Verbs(engine_id, output, self._ask_for_function, self._holding_interrupts)
         self.verbs.telling_interrupt = self._tell_interrupt
-        # A task runs, or is aborted, by whoever takes it from here.
+        # A task runs, or is aborted, by whoever takes it. At no moment it is neither here nor current.
         self._waiting: OrderedDict[int, Task | Callable[[], None]] = OrderedDict()
+        self._lock = threading.Lock()  # of these two; no handler of a signal takes it
         self._numbers = itertools.count()
         self.gang_comm: Callable[[Submit], Any] | None = None  # gives the communicator of a gang
         self._interruptible = False
@@ -89,7 +91,8 @@ class Executor:
 
     def put(self, work: Task | Callable[[], None]) -> None:
         """Queue a task, or something of ours to call between tasks."""
-        self._waiting[next(self._numbers)] = work
+        with self._lock:
+            self._waiting[next(self._numbers)] = work
 
     @property
     def waiting(self) -> bool:
@@ -98,41 +101,45 @@ class Executor:
 
     def held(self) -> dict[str, str]:
         """Return the requests that this engine has yet to answer, and their clients."""
-        current = self.current
-        tasks = [work.header for work in list(self._waiting.values()) if isinstance(work, Task)]
-        return {header.request: header.client for header in ([current] if current else []) + tasks}
+        with self._lock:
+            held = [self.current] if self.current else []
+            held += [work.header for work in self._waiting.values() if isinstance(work, Task)]
+        return {header.request: header.client for header in held}
 
     def queued(self) -> list[str]:
         """Return the requests of the tasks in the queue."""
-        return [work.header.request for work in list(self._waiting.values()) if isinstance(work, Task)]
+        with self._lock:
+            return [work.header.request for work in self._waiting.values() if isinstance(work, Task)]
 
-    def abort(
-        self, request: str | None = None, client: str | None = None, before: float = math.inf
-    ) -> None:
+    def abort(self, request: str | None = None, client: str | None = None, before: float = math.inf) -> None:
         """Answer for the tasks that have not begun: those of a request, of a client, or all.
 
         `before`: a place in the queue; what stands behind it is left alone.
         """
-        for number, work in list(self._waiting.items()):
-            if not isinstance(work, Task) or number >= before:
-                continue
-            header = work.header
-            if request not in (None, header.request) or client not in (None, header.client):
-                continue
-            if self._waiting.pop(number, None) is not None:
-                self._post(Message(Result(header.request, self.engine_id, "aborted")))
+        taken = []
+        with self._lock:
+            for number, work in list(self._waiting.items()):
+                if not isinstance(work, Task) or number >= before:
+                    continue
+                header = work.header
+                if request in (None, header.request) and client in (None, header.client):
+                    del self._waiting[number]
+                    taken.append(header.request)
+        for name in taken:
+            self._post(Message(Result(name, self.engine_id, "aborted")))
 
     def recall(self, requests: Iterable[str]) -> None:
         """Give back those of these tasks that have not begun; they get no result from here."""
         wanted = set(requests)
         taken = []
-        for number, work in reversed(list(self._waiting.items())):
-            if not wanted or not isinstance(work, Task):
-                continue
-            # The other ranks of a gang may have begun.
-            if work.header.request in wanted and not work.header.options.get("gang"):
-                wanted.discard(work.header.request)
-                if self._waiting.pop(number, None) is not None:
+        with self._lock:
+            for number, work in reversed(list(self._waiting.items())):
+                if not wanted or not isinstance(work, Task):
+                    continue
+                # The other ranks of a gang may have begun.
+                if work.header.request in wanted and not work.header.options.get("gang"):
+                    wanted.discard(work.header.request)
+                    del self._waiting[number]
                     taken.append(work.header.request)
         self._post(Message(Returned(self.engine_id, taken)))
 
@@ -140,15 +147,14 @@ class Executor:
 
     def run_next(self) -> bool:
         """Run what is next in the queue; return False if there is nothing."""
-        number, work = next(iter(self._waiting.items()), (0, None))
-        if work is None:
-            return False
-        if isinstance(work, Task):
-            self._held_back = False
-            self.current, self.since = work.header, time.monotonic()  # at no moment it is in neither place
-        if self._waiting.pop(number, None) is None:
-            self.current = None  # aborted just now
-            return True
+        with self._lock:
+            number = next(iter(self._waiting), None)
+            if number is None:
+                return False
+            work = self._waiting.pop(number)
+            if isinstance(work, Task):
+                self._held_back = False
+                self.current, self.since = work.header, time.monotonic()
         if not isinstance(work, Task):
             work()
             return True
