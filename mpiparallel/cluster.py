@@ -25,14 +25,16 @@ from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
 from mpiparallel.cluster_controller import ControllerKeeper
 from mpiparallel.cluster_looks import ShownCluster
+from mpiparallel.cluster_options import OptionedCluster, launcher
 from mpiparallel.cluster_record import RecordedCluster
 from mpiparallel.cluster_resize import ResizingCluster
 from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import local
+from mpiparallel.launch import launchers, local
 from mpiparallel.launch.argv import DEDICATED
-from mpiparallel.launch.local import Controller, EngineSet
+from mpiparallel.launch.launched import Controller, EngineSet
+from mpiparallel.launch.requests import WorldRequest
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
@@ -40,11 +42,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORLD_LEAVES = 3.0  # how long engines that were sent home may take
-_LAUNCHERS = ("mpi", "local", "MPI", "Local")  # one mpiexec on this machine, by each of its names
 
 
 class Cluster(
-    ShownCluster, AsyncCluster, RecordedCluster, ControllerKeeper, RestartingCluster, ResizingCluster
+    ShownCluster,
+    AsyncCluster,
+    OptionedCluster,
+    RecordedCluster,
+    ControllerKeeper,
+    RestartingCluster,
+    ResizingCluster,
 ):
     """A controller and engines on this machine.
 
@@ -53,7 +60,7 @@ class Cluster(
     n : int, optional
         Number of engines; the number of cores if None.
     engines, controller : str, optional
-        How to start them: ``"mpi"`` (``"local"`` means the same).
+        How to start them: ``"mpi"`` (``"local"`` means the same), or another launcher of `LaunchOptions`.
     profile, cluster_id : str, optional
         The names under which ``Client(profile=..., cluster_id=...)`` finds it. The cluster id is made up if
         None; ``""`` is the profile's default cluster.
@@ -64,14 +71,14 @@ class Cluster(
     controller_ip : str
         The address to listen on: this machine only by default, ``"0.0.0.0"`` for all networks.
     controller_args, engine_args, mpi_args : list of str
-        More arguments for the controller, for each engine, for mpiexec.
+        More arguments for each.
     dedicated_bridge : bool
         Whether each world gets one rank more, which runs no user code and passes messages on: tasks then
         reach the other engines at once whatever user code does on the first.
     environment : dict
         More environment variables for controller and engines.
     engine_timeout : float
-        How many seconds engines may take to connect.
+        How many seconds engines may take to connect (60).
     restart : {False, "same", "fresh"}
         Whether engines whose world has ended unasked are started again, with the ids that they had
         (``"same"``; True means that, too) or with new ones.
@@ -82,7 +89,9 @@ class Cluster(
     log_level : int or str
         The controller's log level.
     delay, load_profile, send_engines_connection_env, parent
-        Taken for compatibility; there is nothing here that they could change.
+        Taken for compatibility, without effect.
+    **options
+        What else `LaunchOptions` has: ``partition="debug"``, ``time="1:00:00"``, ...
 
     Examples
     --------
@@ -108,7 +117,7 @@ class Cluster(
         mpi_args: Iterable[str] = (),
         dedicated_bridge: bool = False,
         environment: Mapping[str, str] | None = None,
-        engine_timeout: float = 60,
+        engine_timeout: float | None = None,
         restart: bool | str = False,
         restart_limit: int = 3,
         delay: float = 1.0,
@@ -120,21 +129,28 @@ class Cluster(
         send_engines_connection_env: bool = True,
         parent: Any = None,
         config: Config | None = None,
+        **options: Any,
     ) -> None:
         self.config = config if isinstance(config, Config) else Config.from_environment()
-        self.launcher = _launcher("engines", engines, engine_launcher_class)
-        _launcher("controller", controller, controller_launcher_class)
-        self.n = n
+        starters = {
+            "engines": launcher("engines", engines, engine_launcher_class),
+            "controller": launcher("controller", controller, controller_launcher_class),
+        }
         self.profile = profile or (self.config.profile if profile_dir is None else Path(profile_dir).name)
         self.cluster_id = f"{int(time.time())}-{secrets.token_hex(2)}" if cluster_id is None else cluster_id
         self.folder = files.folder_of(self.config, self.profile, profile_dir, self.cluster_id)
         self.cluster_file = Path(cluster_file).absolute() if cluster_file else self.folder / files.NAME
-        self.controller_ip = controller_ip
-        self.controller_args = list(controller_args)
-        self.engine_args = [*engine_args, *([DEDICATED] if dedicated_bridge else [])]
-        self.mpi_args = list(mpi_args)
-        self.environment = dict(environment or {})
-        self.engine_timeout = engine_timeout
+        given = {
+            "n": n,
+            "controller_ip": controller_ip or None,
+            "controller_args": list(controller_args) or None,
+            "engine_args": [*engine_args, *([DEDICATED] if dedicated_bridge else [])] or None,
+            "mpi_args": list(mpi_args) or None,
+            "environment": dict(environment or {}),
+            "engine_timeout": None if engine_timeout is None else float(engine_timeout),
+        }
+        self._take_options(starters, given, options)
+        self.n = self.options.n
         self.shutdown_atexit = shutdown_atexit
         self.log_level = logging.getLevelName(log_level) if isinstance(log_level, int) else log_level.upper()
         self.host = socket.gethostname()
@@ -164,7 +180,7 @@ class Cluster(
         return self.folder / connection_file.NAMES["client"]
 
     def engines_failed(self, n: int | None = None) -> str:
-        """Return why the `n` engines (or all) that a client waits for will not come; empty when they may."""
+        """Return why `n` engines (or all) will not come; empty when they may."""
         if self.given_up.is_set():
             return "the start was given up"
         sets = list(self.engines.values())
@@ -227,15 +243,16 @@ class Cluster(
         if self.controller is None:
             raise RuntimeError(f"{self!r} has no controller; call start_controller or start_cluster first")
         with self._changing:
-            engine_set = self.engines[name] = local.start_world(
-                self.folder,
-                name=name,
-                n=n,
-                config=self.config,
-                first=first,
-                mpi_args=self.mpi_args,
-                extra=self.engine_args,
-                environ={**os.environ, **self.environment},
+            engine_set = self.engines[name] = launchers.start_world(
+                WorldRequest(
+                    directory=self.folder,
+                    name=name,
+                    n=n,
+                    config=self.config,
+                    options=self.options,
+                    first=first,
+                    environ=os.environ,
+                )
             )
             engine_set.report_end(log, lambda: self._engines_ended(engine_set))
             self.update_cluster_file()
@@ -379,16 +396,6 @@ class Cluster(
         if name not in self.engines:
             raise KeyError(f"no engine set {name!r} in {self!r}")
         return [name]
-
-
-def _launcher(what: str, name: Any, launcher_class: Any) -> str:
-    """Return how to start engines or controller, by the one of two spellings that was used."""
-    if name is not None and launcher_class is not None:
-        raise TypeError(f"give {what} or {what.removesuffix('s')}_launcher_class, not both")
-    wish = name if name is not None else launcher_class if launcher_class is not None else "mpi"
-    if wish not in _LAUNCHERS:
-        raise ValueError(f"{what}={wish!r}: mpiparallel can start them by {', '.join(_LAUNCHERS)}")
-    return str(wish).lower()
 
 
 # Kept here until they are stopped: ``rc = Cluster(n=4).start_and_connect_sync()`` keeps no other reference.

@@ -15,10 +15,13 @@ from pathlib import Path
 
 from mpiparallel import cluster_file as files
 from mpiparallel import cluster_keeper, connection_file
+from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import keeping, local
-from mpiparallel.launch.local import Controller
+from mpiparallel.launch import keeping, launchers, local
+from mpiparallel.launch.launched import Controller, attach
 from mpiparallel.launch.processes import Process
+from mpiparallel.launch.requests import ControllerRequest
+from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger("mpiparallel.cluster")
 
@@ -31,9 +34,8 @@ class ControllerKeeper:
     folder: Path
     cluster_file: Path
     cluster_id: str
-    controller_ip: str
-    controller_args: list[str]
-    environment: dict[str, str]
+    config: Config
+    options: LaunchOptions
     log_level: str
     shutdown_atexit: bool
     controller: Controller | None
@@ -43,15 +45,17 @@ class ControllerKeeper:
     _deaths: keeping.Deaths | None = None
 
     def _launch_controller(self, again: bool = False) -> None:
-        controller = local.start_controller(
-            self.folder,
-            cluster_id=self.cluster_id,
-            ip=self.controller_ip,
-            log_level=self.log_level,
-            lifeline=self.shutdown_atexit,
-            extra=self.controller_args,
-            environ={**os.environ, **self.environment},
-            again=again,
+        controller = launchers.start_controller(
+            ControllerRequest(
+                directory=self.folder,
+                cluster_id=self.cluster_id,
+                config=self.config,
+                options=self.options,
+                log_level=self.log_level,
+                lifeline=self.shutdown_atexit,
+                again=again,
+                environ=os.environ,
+            )
         )
         self.controller = controller
         if self._deaths is None or not again:
@@ -66,7 +70,7 @@ class ControllerKeeper:
         keeper = Process.start(
             cluster_keeper.argv(self.folder, self.cluster_file, self.controller.command),
             log=self.folder / "keeper.log",
-            environ={**os.environ, **self.environment},
+            environ={**os.environ, **self.options.environment},
         )
         keeper.close()
         keeper.watch(lambda: None)  # which collects it
@@ -90,7 +94,7 @@ class ControllerKeeper:
         while self.controller is controller and self.cluster_file.exists() and time.monotonic() < deadline:
             found = files.read(self.cluster_file)["controller"]
             if found is not None and found["pid"] != controller.pid:
-                self.controller = Controller(Process.from_dict(found))
+                self.controller = Controller(attach(found))
                 return
             time.sleep(0.05)
         log.warning("%s", controller.failure())

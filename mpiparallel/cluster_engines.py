@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel.error import EngineError, LaunchError
-from mpiparallel.launch.local import EngineSet
+from mpiparallel.launch.launched import EngineSet
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client

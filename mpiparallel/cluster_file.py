@@ -20,8 +20,8 @@ import psutil
 from mpiparallel import connection_file
 from mpiparallel.config import Config
 from mpiparallel.error import ConnectionFileError, LaunchError
-from mpiparallel.launch.processes import Process
-from mpiparallel.launch.sweeping import sweep
+from mpiparallel.launch.launched import attach
+from mpiparallel.launch.running import Running
 
 NAME = "cluster.json"
 RESULTS = "results.db"  # what the tasks have returned
@@ -123,7 +123,6 @@ def clean(folder: Path, *, keep_results: bool = False) -> None:
     _, engines = _processes(folder)
     for process in engines:
         process.stop(2.0)
-        sweep(process.pid, process.created)
     remove(folder, keep_results=keep_results)
 
 
@@ -175,14 +174,14 @@ def names(folder: Path) -> tuple[str, str]:
     return folder.parent.name, folder.name.removeprefix("cluster").removeprefix("-")
 
 
-def _processes(folder: Path) -> tuple[Process | None, list[Process]]:
+def _processes(folder: Path) -> tuple[Running | None, list[Running]]:
     """Return the controller and the mpiexecs that the cluster file names."""
     try:
         record = read(folder / NAME)
     except (FileNotFoundError, LaunchError):
         return None, []
-    controller = Process.from_dict(record["controller"]) if record["controller"] else None
-    return controller, [Process.from_dict(one) for one in record["engines"]["sets"].values()]
+    controller = attach(record["controller"]) if record["controller"] else None
+    return controller, [attach(one) for one in record["engines"]["sets"].values()]
 
 
 def _is_kept(folder: Path) -> bool:
@@ -191,7 +190,7 @@ def _is_kept(folder: Path) -> bool:
         keeper = read(folder / NAME).get("keeper")
     except (FileNotFoundError, LaunchError):
         return False
-    return keeper is not None and Process.from_dict(keeper).running
+    return keeper is not None and attach(keeper).running
 
 
 def _host(folder: Path) -> str:

@@ -51,7 +51,7 @@ class ClusterState:
     cluster_id: str = ""
     folder: Path = Path()
     controller: str = ""  # its state; empty: there is none
-    pid: int = 0
+    where: str = ""  # the process, or the job
     end: str = ""  # how the controller has ended
     elsewhere: str = ""  # the host on which it runs, if not this one
     sets: Sequence[SetState] = field(default_factory=list)
@@ -93,7 +93,7 @@ def state_of(cluster: Cluster) -> ClusterState:
         cluster_id=cluster.cluster_id,
         folder=cluster.folder,
         controller="" if controller is None else controller.state,
-        pid=0 if controller is None else controller.pid,
+        where="" if controller is None else controller.process.name,
         end="" if controller is None or controller.running else controller.end(),
         elsewhere="" if cluster.host == socket.gethostname() else cluster.host,
         sets=[_set_state(cluster, name) for name in list(cluster.engines)],
@@ -134,7 +134,7 @@ def cluster_card(state: ClusterState) -> Card:
     if state.elsewhere:
         commands = [(f"rc = {name}.connect_client_sync()", "if it is still there")]
         return Card("Cluster", f"of host {state.elsewhere}", "busy", facts, commands=commands)
-    facts.append(("controller", f"{state.controller}, pid {state.pid}"))
+    facts.append(("controller", f"{state.controller}, {state.where}"))
     rows = [_row(one) for one in state.sets]
     mpis = ", ".join(dict.fromkeys(one.mpi for one in state.sets if one.mpi))
     facts += [("MPI", mpis)] if mpis else []

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mpiparallel import cluster_file as files
 from mpiparallel.config import Config
-from mpiparallel.launch.local import Controller, EngineSet
+from mpiparallel.launch.launched import Controller, EngineSet, attach
 from mpiparallel.launch.processes import Process
+from mpiparallel.launchoptions import LaunchOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,6 +31,7 @@ class RecordedCluster:
     cluster_file: Path
     host: str
     controller: Controller | None
+    options: LaunchOptions
     keeper: Process | None  # of a cluster in the background
     engines: dict[str, EngineSet]
     _show_change: Callable[[], None]
@@ -41,6 +45,7 @@ class RecordedCluster:
                 "folder": str(self.folder),
                 "host": self.host,
                 "n": self.n,
+                "options": msgspec.to_builtins(self.options),
             },
             "controller": self.controller.to_dict() if self.controller else None,
             "keeper": self.keeper.to_dict() if self.keeper else None,
@@ -53,15 +58,15 @@ class RecordedCluster:
         about = record["cluster"]
         folder = Path(about["folder"])
         cluster = cls(  # type: ignore[call-arg]  # as Cluster is made
-            n=about.get("n"),
             profile_dir=folder.parent,
             cluster_id=about["cluster_id"],
             shutdown_atexit=False,
             config=config,
+            **{**about.get("options", {}), "n": about.get("n")},
         )
         cluster.host = about["host"]
         if record["controller"]:
-            cluster.controller = Controller(Process.from_dict(record["controller"]))
+            cluster.controller = Controller(attach(record["controller"]))
         if record.get("keeper"):
             cluster.keeper = Process.from_dict(record["keeper"])
         for name, one in record["engines"]["sets"].items():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpiparallel import cluster_engines
-from mpiparallel.launch.local import Controller, EngineSet
+from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.ranges import engines as engines_text
 from mpiparallel.ranges import ranges
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpiparallel import cluster_engines
 from mpiparallel.error import IPythonError, LaunchError
-from mpiparallel.launch.local import Controller, EngineSet
+from mpiparallel.launch.launched import Controller, EngineSet
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client

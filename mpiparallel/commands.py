@@ -93,8 +93,9 @@ def engines(options: argparse.Namespace, config: Config) -> int:
     cluster = _running(options, config)
     if cluster is None:
         return NO_CLUSTER
-    cluster.mpi_args, cluster.engine_args = options.mpi_args, options.engine_args
-    cluster.engine_timeout = options.engine_timeout
+    cluster.set_options(
+        mpi_args=options.mpi_args, engine_args=options.engine_args, engine_timeout=options.engine_timeout
+    )
     with _signals_interrupt(), cluster.connect_client_sync() as client:
         before = len(client.ids)
         name = cluster.start_engines_sync(options.n)

@@ -117,9 +117,11 @@ def test_two_clusters_at_once(config: Config) -> None:
     ("arguments", "error", "says"),
     [
         ({"engines": "mpi", "engine_launcher_class": "MPI"}, TypeError, "not both"),
-        ({"engines": "pbs"}, ValueError, "engines='pbs': mpiparallel can start them by mpi, local"),
+        ({"engines": "rsh"}, ValueError, "engines='rsh': mpiparallel can start by mpi, srun"),
         ({"cluster_id": "a/b"}, ValueError, "may not hold a slash"),
-        ({"nn": 4}, TypeError, "nn"),
+        ({"nn": 4}, TypeError, "no setting is called 'nn'"),
+        ({"partitoin": "debug"}, TypeError, "did you mean 'partition'"),
+        ({"nodes": "many"}, ValueError, r"Expected `int \| null`, got `str` - at `\$.nodes`"),
     ],
 )
 def test_wrong_arguments(config: Config, arguments: dict, error: type[Exception], says: str) -> None:

@@ -36,7 +36,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
 
 
 def running(*sets: SetState, **about: object) -> ClusterState:
-    return ClusterState("cluster", 4, "default", "a", Path("/state/a"), "running", 17, sets=sets, **about)  # type: ignore[arg-type]
+    return ClusterState(
+        "cluster", 4, "default", "a", Path("/state/a"), "running", "process 17", sets=sets, **about
+    )  # type: ignore[arg-type]
 
 
 def hosts(n: int, per_host: int, without: tuple[int, ...] = ()) -> dict[str, list[int]]:
@@ -53,7 +55,7 @@ def test_a_cluster_that_runs() -> None:
         "Cluster: runs, 32 engines",
         "  cluster     a, profile default",
         "  folder      /state/a",
-        "  controller  running, pid 17",
+        "  controller  running, process 17",
         "  MPI         MPICH 4.3.0",
         "  engine set  size  engines  hosts                                                    state",
         "  one         32    0-31     node0 (0-7), node1 (8-15), node2 (16-23), node3 (24-31)  running",

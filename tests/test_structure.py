@@ -16,11 +16,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks"}
+BASE = {
+    "mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks",
+    "launchoptions", "profiles",
+}  # fmt: skip
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
-    "cluster_looks", "cluster_manager", "cluster_record", "cluster_resize", "cluster_restart",
-    "cluster_widget",
+    "cluster_looks", "cluster_manager", "cluster_options", "cluster_record", "cluster_resize",
+    "cluster_restart", "cluster_widget",
 }  # fmt: skip
 
 # What each part may import of the others; what is not named here may import anything.
@@ -30,6 +33,8 @@ MAY_IMPORT = {
     "tracebacks": {"ranges"},
     "ranges": set(),
     "peek": set(),
+    "launchoptions": set(),
+    "profiles": {"launchoptions", "error", "config"},
     "config": BASE,
     "connection_file": BASE,
     "resources": BASE,

@@ -21,6 +21,7 @@ from typing import IO, Any
 import psutil
 
 from mpiparallel.error import LaunchError
+from mpiparallel.launch.sweeping import sweep
 
 AFTERMATH = 1.0  # seconds that descendants have to end after the process itself has
 
@@ -40,12 +41,18 @@ class Process:
     """A program that runs in a session of its own: the terminal's Ctrl-C does not reach it."""
 
     def __init__(
-        self, pid: int, created: float, log: Path, popen: subprocess.Popen[bytes] | None = None
+        self,
+        pid: int,
+        created: float,
+        log: Path,
+        popen: subprocess.Popen[bytes] | None = None,
+        mpiexec: bool = False,
     ) -> None:
         self.pid = pid
         self.created = created
         self.log = log
         self.asked_to_stop = False
+        self._mpiexec = mpiexec  # which leaves files behind when it is killed
         self._popen = popen
         self._log_file: IO[bytes] | None = None  # kept open: the log can be read when its folder is gone
         self._log_lock = threading.Lock()  # one thread may close the log while another reads it
@@ -59,6 +66,7 @@ class Process:
         environ: Mapping[str, str],
         lifeline: bool = False,
         append: bool = False,
+        mpiexec: bool = False,
     ) -> Process:
         """Start `argv`, which writes to `log`, a new file or (`append`) at its end.
 
@@ -82,7 +90,7 @@ class Process:
         except OSError as error:
             log_file.close()
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror or error}") from error
-        process = cls(popen.pid, _create_time(popen.pid) or time.time(), log, popen)
+        process = cls(popen.pid, _create_time(popen.pid) or time.time(), log, popen, mpiexec)
         process._log_file = log_file
         if lifeline:
             _with_lifeline.add(process)
@@ -91,11 +99,25 @@ class Process:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Process:
         """Attach to the process that `to_dict` described, perhaps in another program."""
-        return cls(int(record["pid"]), float(record["created"]), Path(record["log"]))
+        return cls(
+            int(record["pid"]),
+            float(record["created"]),
+            Path(record["log"]),
+            mpiexec=bool(record.get("mpiexec")),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs."""
-        return {"pid": self.pid, "created": self.created, "log": str(self.log)}
+        return {
+            "pid": self.pid,
+            "created": self.created,
+            "log": str(self.log),
+            **({"mpiexec": True} if self._mpiexec else {}),
+        }
+
+    @property
+    def name(self) -> str:
+        return f"process {self.pid}"
 
     @property
     def running(self) -> bool:
@@ -118,6 +140,10 @@ class Process:
         if code < 0:
             return f"was killed by {_signal_name(-code)}"
         return f"ended with exit code {code}"
+
+    def what_it_waits_for(self) -> str:
+        """Return nothing: a process has no queue to wait in."""
+        return ""
 
     def tail(self, lines: int = 40) -> str:
         """Return the last lines of the log."""
@@ -206,6 +232,8 @@ class Process:
         if self._popen is not None:
             self._popen.wait(5.0)
         self.close_lifeline()
+        if self._mpiexec:
+            sweep(self.pid, self.created)
 
     def close(self) -> None:
         """Let go of the log; the process is not touched."""

@@ -1,0 +1,42 @@
+"""The launchers by name: which module starts worlds, and which controllers.
+
+Each is a module with ``start_world(WorldRequest) -> EngineSet`` or ``start_controller(ControllerRequest) ->
+Controller``. It is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from mpiparallel.launch.launched import Controller, EngineSet
+from mpiparallel.launch.requests import ControllerRequest, WorldRequest
+
+_MODULES = {
+    "mpi": "local",
+}
+
+
+def start_world(request: WorldRequest) -> EngineSet:
+    """Start a world by the launcher that its options name.
+
+    Raises
+    ------
+    LaunchError
+        If it cannot be started; the message says what to do.
+    """
+    module = importlib.import_module(f"mpiparallel.launch.{_MODULES[request.options.engines]}")
+    engine_set: EngineSet = module.start_world(request)
+    return engine_set
+
+
+def start_controller(request: ControllerRequest) -> Controller:
+    """Start a controller by the launcher that its options name.
+
+    Raises
+    ------
+    LaunchError
+        If it cannot be started; the message says what to do.
+    """
+    module = importlib.import_module(f"mpiparallel.launch.{_MODULES[request.options.controller]}")
+    controller: Controller = module.start_controller(request)
+    return controller
