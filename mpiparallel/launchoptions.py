@@ -121,7 +121,8 @@ def check(values: Mapping[str, Any], source: str) -> LaunchOptions:
     Raises
     ------
     ValueError
-        If one is unknown (`UnknownOption`, which is a TypeError, too), or of another type than it should be; the message names `source` and the remedy.
+        If one is unknown (`UnknownOption`, which is a TypeError, too), or of another type than it should be;
+        the message names `source` and the remedy.
     """
     for key in values:
         if key not in KEYS:
