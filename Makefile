@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | stuck, each with Open MPI or with MPI=mpich
+# make demo | test | lint | bench | soak | stuck | docs, each with Open MPI or with MPI=mpich
 #
 # A virtual environment is made when there is none, and filled again when setup.cfg changes.
 
@@ -11,7 +11,7 @@ SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch) .ci/run
 # Options for pytest, as in: make test TESTS="-k cluster"
 TESTS ?=
 
-.PHONY: demo test tests lint bench soak stuck venv clean
+.PHONY: demo test tests lint bench soak stuck docs venv clean
 
 demo: $(STAMP)
 	$(BIN)/mpiparallel run -n 4 examples/demo.py
@@ -39,6 +39,10 @@ soak: $(STAMP)
 stuck: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MPI),test,bench]"
 	$(BIN)/python tests/stuck
+
+# The manual, as pages: build/docs/index.html
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 venv: $(STAMP)
 

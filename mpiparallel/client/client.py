@@ -54,8 +54,10 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
         The msg_ids of the last requests.
     outstanding : set of str
         The msg_ids of tasks that are not done.
-    results, metadata : mapping
-        Values and metadata by msg_id, while somebody holds the AsyncResult.
+    results : mapping
+        Values by msg_id, while somebody holds the AsyncResult.
+    metadata : mapping
+        Metadata by msg_id, likewise.
     """
 
     def __init__(
