@@ -5,13 +5,17 @@ import importlib.metadata
 import textwrap
 
 project = "mpiparallel"
-author = copyright = "the authors of mpiparallel"  # noqa: A001 (Sphinx's name for it)
+author = copyright = "the authors of mpiparallel"
 release = version = importlib.metadata.version("mpiparallel")
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "IPython Parallel's interface on MPI ranks", "page_width": "1200px", "sidebar_width": "200px"}
+html_theme_options = {
+    "description": "IPython Parallel's interface on MPI ranks",
+    "page_width": "1200px",
+    "sidebar_width": "200px",
+}
 html_title = "mpiparallel"
 default_role = "code"
 
@@ -39,7 +43,8 @@ def add_help(app, page, source):
 
 def help_of(parser, name):
     parser.formatter_class = lambda prog, kind=parser.formatter_class: kind(prog, width=100)
-    yield f"{name}\n{'-' * len(name)}\n\n.. code-block:: text\n\n{textwrap.indent(parser.format_help(), '    ')}"
+    text = textwrap.indent(parser.format_help(), "    ")
+    yield f"{name}\n{'-' * len(name)}\n\n.. code-block:: text\n\n{text}"
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, subparser in action.choices.items():
