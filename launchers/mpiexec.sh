@@ -7,7 +7,7 @@
 #
 #   arguments               those of mpiexec: [options] -n N python -m mpiparallel.engine ...
 #   MPIPARALLEL_MPIEXEC     the mpiexec that was found
-#   MPIPARALLEL_N           the number of ranks
+#   MPIPARALLEL_N           the number of ranks; engines refuse to be another number
 #
 # Keep `exec`: mpiparallel sends its signals to the process that it started.
 set -eu

@@ -75,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = Config.from_environment()
 
+    from mpiparallel.engine import size
     from mpiparallel.engine.world import join_world, users_comm
 
+    if _has_wrong_size(options):
+        return size.EXIT
     world = join_world(options.dedicated_bridge)
     guard, users = None, users_comm(world)
     if users is not None and not options.raw_mpi:
@@ -111,6 +114,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(0)
     end_within(FINALIZED)
     return 0
+
+
+def _has_wrong_size(options: argparse.Namespace) -> bool:
+    """Whether this world is not what was asked for; one process says so."""
+    from mpi4py import MPI
+
+    from mpiparallel.engine import size
+    from mpiparallel.engine.world import library
+
+    everyone = MPI.COMM_WORLD
+    named, dedicated = bool(options.engine_set), options.dedicated_bridge
+    wrong = size.trouble(everyone.size, library(), os.environ, named=named, dedicated=dedicated)
+    if wrong and everyone.rank == 0 and (wait := size.silence(os.environ)) is not None:
+        time.sleep(wait)
+        print(f"mpiparallel engine: {wrong}", file=sys.stderr, flush=True)
+    os.environ.pop(size.EXPECTED, None)  # what user code starts is another world
+    return bool(wrong)
 
 
 def end_within(seconds: int) -> None:

@@ -146,7 +146,6 @@ def join_world(dedicated: bool = False) -> World:
     if everyone.rank == 0:
         name = secrets.token_hex(6)
     name = mail.bcast(name)
-    library = MPI.Get_library_version().partition("\n")[0].partition(",")[0].replace("\t", " ").strip()
     survives = _can_lose_ranks()
     return World(
         name=name,
@@ -154,7 +153,7 @@ def join_world(dedicated: bool = False) -> World:
         size=everyone.size,
         hosts=[host for host, _ in places],
         pids=[pid for _, pid in places],
-        mpi=" ".join(library.split()),
+        mpi=library(),
         mail=mail,
         bulk=bulk,
         cast=cast,
@@ -163,6 +162,13 @@ def join_world(dedicated: bool = False) -> World:
         source=everyone.Dup() if survives else None,
         dedicated=dedicated,
     )
+
+
+def library() -> str:
+    """Return the name and version of the MPI that mpi4py uses."""
+    from mpi4py import MPI
+
+    return " ".join(MPI.Get_library_version().partition("\n")[0].partition(",")[0].split())
 
 
 def users_comm(world: World) -> Any:
