@@ -1,6 +1,6 @@
 """``mpiparallel results``: list and print the results that wait in a cluster's folder, in a terminal.
 
-Called by `commands`. A controller that runs is asked; without one its file is read.
+Called by `commandline.results`. A controller that runs is asked; without one its file is read.
 """
 
 from __future__ import annotations

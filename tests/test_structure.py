@@ -112,7 +112,7 @@ def test_files_are_short(path: Path) -> None:
     [
         ("import mpiparallel", ["zmq", "mpi4py", "numpy", "IPython"]),
         ("import mpiparallel.cli", ["zmq", "mpi4py", "IPython", "rich"]),
-        ("import mpiparallel.commands, mpiparallel.cluster", ["mpi4py", "IPython", "zmq", "rich"]),
+        ("import mpiparallel.commandline.start, mpiparallel.cluster", ["mpi4py", "IPython", "zmq", "rich"]),
         ("import mpiparallel.controller.__main__", ["mpi4py", "IPython", "mpiparallel.client"]),
         ("from mpiparallel import Client", ["mpi4py", "mpiparallel.engine", "mpiparallel.controller"]),
     ],

@@ -1,0 +1,26 @@
+"""The subcommands of ``mpiparallel``: a module for each, which is imported when that command is used.
+
+A module has ``add(subcommands)``, which adds the command's parser (by `arguments.new_parser`), and
+``run(options, config) -> int``, which does the work and returns one of the codes of `exits`. `cli` finds it
+by its line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+# What each does, in a few words, in the order in which they are shown.
+COMMANDS = {
+    "start": "start a controller and engines",
+    "stop": "stop a cluster that was started in the background",
+    "list": "list the clusters that run",
+    "status": "show one cluster's controller and engines",
+    "where": "show what engines are doing",
+    "results": "list and print results that the controller keeps",
+    "engines": "add engines to a running cluster, as one more MPI world",
+    "run": "run a Python script with a cluster of its own",
+}
+
+# Programs with parsers of their own: an engine loads mpi4py, a controller neither that nor IPython.
+PROGRAMS = {
+    "controller": "run a controller by itself (see mpiparallel controller --help)",
+    "engine": "run one engine, or one rank of a world under mpiexec (see mpiparallel engine --help)",
+}

@@ -1,0 +1,18 @@
+"""The exit codes of ``mpiparallel``, all of them."""
+
+from __future__ import annotations
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+ALREADY_STARTED = 10
+ALREADY_STOPPED = 11
+NO_CLUSTER = 12
+INTERRUPTED = 130
+
+# For --help. `run` ends with the code of its script.
+TEXT = """\
+exit codes:
+  0 done   1 failed   2 wrong usage   10 runs already   11 stopped already   12 no such cluster
+  130 interrupted
+"""

@@ -1,0 +1,78 @@
+"""``mpiparallel start``: start a cluster; stay until Ctrl-C unless it goes to the background."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from mpiparallel.cluster import Cluster
+from mpiparallel.commandline import arguments, clusters, exits
+from mpiparallel.commandline.printing import n_engines, say
+from mpiparallel.config import Config
+
+EXAMPLES = """\
+  mpiparallel start -n 4                         until Ctrl-C; connect by ipp.Client()
+  mpiparallel start -n 4 --daemonize             in the background, until mpiparallel stop
+  mpiparallel start -n 4 --cluster-id two        a second cluster beside the first
+  mpiparallel start -n 4 --restart same          engines that die are started again, with their ids
+  mpiparallel start -n 4 --ip 0.0.0.0            for clients on other machines, too
+"""
+
+
+def add(subcommands: arguments.Subcommands) -> None:
+    """Add the parser."""
+    parser = arguments.new_parser(
+        subcommands,
+        "start",
+        description="Start a controller and engines, and stay until Ctrl-C, which stops them.",
+        examples=EXAMPLES,
+    )
+    arguments.add_names(parser)
+    arguments.add_engines(parser)
+    parser.add_argument(
+        "--ip", default="", help="address to listen on; 0.0.0.0 for clients and engines on other machines"
+    )
+    parser.add_argument("--log-level", default="INFO", help="how much the controller logs (%(default)s)")
+    parser.add_argument(
+        "--restart",
+        choices=["same", "fresh"],
+        help="start engines that ended unasked again, with the same ids or fresh ones; not with --daemonize",
+    )
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Start a cluster."""
+    if options.restart and options.daemonize:
+        options.parser.error(
+            "--restart needs this command to stay, so that it cannot be used with --daemonize"
+        )
+    cluster = Cluster(
+        n=options.n,
+        profile=options.profile,
+        profile_dir=options.profile_dir,
+        cluster_id=clusters.cluster_id(options, config),
+        controller_ip=options.ip,
+        log_level=options.log_level,
+        mpi_args=options.mpi_args,
+        engine_args=options.engine_args,
+        engine_timeout=options.engine_timeout,
+        restart=options.restart or False,
+        shutdown_atexit=not options.daemonize,
+        config=config,
+    )
+    with clusters.signals_interrupt():
+        began = time.monotonic()
+        cluster.start_and_connect_sync().close()
+        took = time.monotonic() - began
+        say(f"{n_engines(cluster.n)} ready in {took:.1f} s. Connect by: {clusters.how(options)}")
+        if options.daemonize:
+            say(f"Stop them by: {clusters.command('stop', options)}")
+            return exits.DONE
+        try:
+            say("Press Ctrl-C to stop.")
+            return clusters.wait_for_end(lambda: cluster.controller)
+        except KeyboardInterrupt:
+            say("stopping")
+            return exits.DONE
+        finally:
+            cluster.stop_cluster_sync()
