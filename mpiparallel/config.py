@@ -34,6 +34,8 @@ class Config:
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
     lost_after: float = 120.0  # silence after which a peer on another host counts as lost
     orphan_after: float = 120.0  # an engine's patience with a controller that is gone
+    idle_timeout: float = 0.0  # after so long without clients and work a cluster ends; 0: never
+    warn_before: float = 60.0  # how long before a job's time limit people are told
     reconnect_for: float = 60.0  # a client's patience with a controller that is gone
     notice_after: float = 30.0  # a wait in MPI that lasts so long is told to the client
     output_window: int = 256 << 10  # output in flight from one engine to the client
@@ -57,7 +59,8 @@ class Config:
         several engines is shown once),
         ``MPIPARALLEL_STORE`` (``0``: results are not kept for clients that are gone),
         ``MPIPARALLEL_LOG`` (set by the launcher, for engines) and ``MPIPARALLEL_HEARTBEAT``, ``_LOST_AFTER``,
-        ``_ORPHAN_AFTER``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``, ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
+        ``_ORPHAN_AFTER``, ``_IDLE_TIMEOUT``, ``_WARN_BEFORE``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``,
+        ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
         ``_MAX_BACKLOG``, ``_RESULTS_BYTES``, ``_RESULTS_COUNT``, ``_RESULTS_AGE``, ``_RESULTS_MEMORY``
         (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller).
 
@@ -93,6 +96,10 @@ class Config:
             variable = "MPIPARALLEL_" + name.upper()
             if environ.get(variable):
                 values[name] = _number(number, variable, environ[variable])
+        for name in ("idle_timeout", "warn_before"):
+            variable = "MPIPARALLEL_" + name.upper()
+            if environ.get(variable):
+                values[name] = _seconds(variable, environ[variable])
         return cls(**values)  # type: ignore[arg-type]
 
     def cluster_dir(self, profile: str, cluster_id: str) -> Path:
@@ -120,6 +127,11 @@ def _whole(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"MPIPARALLEL_HWM={text!r}: expected a whole number, not below zero")
     return int(text)
+
+
+def _seconds(variable: str, text: str) -> float:
+    """Return a time that may be 0: never, or not at all."""
+    return 0.0 if text.strip() in ("0", "0.0") else float(str(_number(float, variable, text)))
 
 
 def _number(kind: type, variable: str, text: str) -> object:

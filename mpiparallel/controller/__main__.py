@@ -39,6 +39,9 @@ examples:
   # with its files in a folder of your choice
   mpiparallel controller --directory ~/run1
 
+  # one that ends by itself after an hour without clients and without work
+  mpiparallel controller --idle-timeout 3600
+
   # the same once more after it was killed: engines and clients that are still there come back to it
   mpiparallel controller --directory ~/run1
 
@@ -81,6 +84,11 @@ def make_argument_parser() -> argparse.ArgumentParser:
         help="balanced tasks on one engine at a time; 0: any number (default: by how long they take)",
     )  # fmt: skip
     parser.add_argument(
+        "--idle-timeout", type=_seconds, metavar="SECONDS",
+        help="end after so many seconds without clients and without work, once engines have come (default: "
+        "never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"],
         help="least level of what is logged to stderr (default: %(default)s)",
     )  # fmt: skip
@@ -92,6 +100,13 @@ def _port(text: str) -> int:
     if not 0 <= port < 1 << 16:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text}")
     return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a time is not below zero, nor without end, as {text} is")
+    return seconds
 
 
 def _whole(text: str) -> int:
@@ -113,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config,
             scheme=arguments.scheme or config.scheme,
             hwm=config.hwm if arguments.hwm is None else arguments.hwm,
+            idle_timeout=config.idle_timeout if arguments.idle_timeout is None else arguments.idle_timeout,
         )
         directory = arguments.directory or config.cluster_dir(arguments.profile, arguments.cluster_id)
     except ValueError as error:

@@ -24,7 +24,7 @@ def hello(state: State, sender: Peer, hello: Hello, now: float) -> None:
     if replaced:
         _replace(state, client, sender)
         client.host, client.pid = hello.host, hello.pid
-    client.heard = now
+    client.heard, state.idle_since = now, None
     state.peers[sender] = client
     engines = [engine.info for engine in state.engines.values()]
     state.send(sender, Welcome(__version__, state.cluster_id, engines, state.heartbeat, state.instance))

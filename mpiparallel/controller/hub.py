@@ -13,7 +13,7 @@ Everything is forgotten when its owner goes, except the bounded record of finish
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpiparallel.connection_file import Role
@@ -24,65 +24,37 @@ from mpiparallel.controller import (
     clients,
     delivery,
     departed,
+    idling,
     nobody,
     questions,
-    work,
     worlds,
 )
+from mpiparallel.controller.handlers import CLIENT_WORK, WORLD_WORK
 from mpiparallel.controller.lives import WorldEvent, WorldState
 from mpiparallel.controller.permitted import PERMITTED
 from mpiparallel.controller.records import Entry, Record
 from mpiparallel.controller.state import MAX_PATIENCE, Client, Errand, Peer, Send, State, World
 from mpiparallel.wire.messages import (
-    Abort,
     Answer,
     Ask,
     Balance,
-    Claim,
-    Consumed,
     EnginesLost,
     Goodbye,
     Heartbeat,
     Hello,
     HelloWorld,
-    Lacks,
     Message,
-    Notice,
-    Output,
-    Received,
     Refused,
-    Result,
     Returned,
-    Signal,
     Stop,
     Submit,
-    Supply,
     Where,
-    Whereabouts,
 )
 from mpiparallel.wire.waits import Place
 
 PAUSE = 20.0  # seconds that worlds have to be back before balanced tasks are placed without them
 
 _NOBODY: frozenset[Role] = frozenset()  # what only the controller may say
-
-_CLIENT_WORK: dict[type, Callable[[State, Client, Message], None]] = {
-    Submit: work.submit,
-    Abort: work.abort,
-    Claim: claims.claim,
-    Signal: work.signal,
-    Consumed: work.consumed,
-    Supply: work.supply,
-    Received: delivery.received,
-}
-_WORLD_WORK: dict[type, Callable[[State, World, Message], None]] = {
-    Result: work.result,
-    Output: work.output,
-    Lacks: work.lacks,
-    Whereabouts: questions.whereabouts,
-    Notice: work.notice,
-    EnginesLost: worlds.lost,
-}
 
 
 class Hub:
@@ -250,6 +222,8 @@ class Hub:
         balance.tick(state, now)
         claims.resume(state)
         nobody.tick(state, now)
+        if not self.stopping and (reason := idling.over(state, now)):
+            self._shut_down(reason)
         return self._take()
 
     def shut_down(self, reason: str, now: float) -> list[Send]:
@@ -341,7 +315,7 @@ class Hub:
 
     def _from_client(self, client: Client, message: Message, now: float) -> None:
         kind = type(message.header)
-        handle = _CLIENT_WORK.get(kind)
+        handle = CLIENT_WORK.get(kind)
         if handle is not None:
             handle(self.state, client, message)
         elif type(message.header) is Balance:
@@ -358,7 +332,7 @@ class Hub:
             self._common(client, message)
 
     def _from_world(self, world: World, message: Message, now: float) -> None:
-        handle = _WORLD_WORK.get(type(message.header))
+        handle = WORLD_WORK.get(type(message.header))
         if handle is not None:
             handle(self.state, world, message)
         elif type(message.header) is Returned:

@@ -89,15 +89,15 @@ class Server:
     ) -> None:
         self.directory = directory
         self.config = config
-        self.lifeline = lifeline
+        self.lifeline, self.ip = lifeline, ip
         self.remove_directory, self.keep_results = remove_directory, keep_results
-        self.ip = ip
         self.keys = Keys.new() if earlier is None else earlier.keys
         self.host = socket.gethostname()
         about = {"host": self.host, "pid": os.getpid(), "started": time.time(), "version": __version__}
         self.hub = Hub(
             cluster_id, about, config.heartbeat, config.lost_after, scheme=config.scheme, hwm=config.hwm
         )
+        self.hub.state.idle_timeout = config.idle_timeout
         self.outgoing = Outgoing(self._send)
         self.watch = Watch(self.hub, self.host)
         self.hurry = False  # a second signal: wait for nobody

@@ -289,7 +289,11 @@ class State:
         self.engines: dict[int, Engine] = {}  # those that are up
         self.gone: OrderedDict[int, str] = OrderedDict()  # what became of engines: the newest that went
         self.lost: OrderedDict[str, dict[str, Any]] = OrderedDict()  # worlds that died, by engine set
+        # Worlds whose jobs wait for another turn: name and first id, by job, engine set and size.
+        self.returning: OrderedDict[tuple[str, str, int], list[tuple[str, int]]] = OrderedDict()
         self.next_engine = 0
+        self.idle_timeout = 0.0  # seconds without clients and work after which everything ends; 0: never
+        self.idle_since: float | None = None  # since when there are neither clients nor work
         self.requests: dict[str, Request] = {}  # those with an open task
         self.finished = Records(records)
         self.balanced: dict[str, Balanced] = {}  # balanced tasks that have not ended

@@ -60,6 +60,7 @@ def controller_argv(
     ip: str = "",
     log_level: str = "INFO",
     lifeline: bool = True,
+    idle_timeout: float = 0.0,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """Return the command of a controller that writes its files to `directory` and removes it when it ends.
@@ -76,6 +77,8 @@ def controller_argv(
         argv += ["--lifeline", "0"]
     else:
         argv += ["--keep-results"]
+    if idle_timeout:
+        argv += ["--idle-timeout", f"{idle_timeout:g}"]
     return [*argv, "--log-level", log_level, *extra]
 
 

@@ -37,6 +37,7 @@ def start_controller(request: ControllerRequest) -> Controller:
         ip=options.controller_ip,
         log_level=request.log_level,
         lifeline=request.lifeline,
+        idle_timeout=options.idle_timeout,
         extra=options.controller_args,
     )
     log.debug("starting %s", command)
