@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | soak | stuck | docs, each with Open MPI or with MPI=mpich
+# make demo | test | test-slurm | lint | bench | soak | stuck | docs, each with Open MPI or with MPI=mpich
 #
 # A virtual environment is made when there is none, and filled again when setup.cfg changes.
 
@@ -7,11 +7,11 @@ PYTHON ?= python3
 VENV = .venv-$(MPI)
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch) .ci/run
+SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch tests/slurm/slurm-*) .ci/run
 # Options for pytest, as in: make test TESTS="-k cluster"
 TESTS ?=
 
-.PHONY: demo test tests lint bench soak stuck docs venv clean
+.PHONY: demo test tests test-slurm lint bench soak stuck docs venv clean
 
 demo: $(STAMP)
 	$(BIN)/mpiparallel run -n 4 examples/demo.py
@@ -20,6 +20,10 @@ test: lint tests
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest $(TESTS)
+
+# On a Slurm cluster of this machine: the one that tests/slurm/slurm-up has started, or one for the tests alone.
+test-slurm: $(STAMP)
+	$(BIN)/python -m pytest tests/slurm $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

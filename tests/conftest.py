@@ -23,7 +23,8 @@ ENGINES = 4
 def state_dir() -> Iterator[Path]:
     """Keep tests away from the user's own clusters, and see that nothing is left running or on disk."""
     for name in [name for name in os.environ if name.startswith(("MPIPARALLEL_", "IPP_"))]:
-        del os.environ[name]
+        if not name.startswith("MPIPARALLEL_TEST_"):  # meant for tests
+            del os.environ[name]
     state = Path(tempfile.mkdtemp(prefix="mpiparallel-tests-"))
     os.environ["MPIPARALLEL_STATE"] = str(state)
     yield state
