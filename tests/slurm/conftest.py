@@ -1,10 +1,9 @@
 """A real Slurm cluster for the tests in this folder, and a look at what each of them leaves there.
 
 ``make test-slurm`` runs them; ``pytest`` without a folder does not. A cluster of ``slurm-up`` that runs
-already is used; otherwise root starts one and takes it down at the end. ``MPIPARALLEL_TEST_NODES`` names the nodes to
-use (default: the first three).
-
-Tests tell Slurm to use no others by `Slurm.here`, as in ``batch_args=slurm.here``.
+already is used; otherwise root starts one and takes it down at the end. ``MPIPARALLEL_TEST_NODES`` names
+the nodes to use (default: the first three). Tests tell Slurm to use no others by `Slurm.here`, as in
+``batch_args=slurm.here``.
 """
 
 from __future__ import annotations
