@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "client": BASE | {"wire", "client"},
     "launch": BASE | {"launch"},
     "runscript": BASE,
+    "doctor": BASE | {"launch", "controller", "doctor"},
     **{name: BASE | CLUSTER | {"client", "launch"} for name in CLUSTER},
 }
 FOREIGN = {  # the only parts that may import these

@@ -1,0 +1,264 @@
+"""Inside a job of Slurm: does its node have what engines need, reach this host, and do ranks meet there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from mpiparallel import __version__
+from mpiparallel.controller.places import host_addresses
+from mpiparallel.doctor import mpi, node
+from mpiparallel.doctor.allocation import Allocation, NoAllocation, allocation
+from mpiparallel.doctor.bounded import Run, run
+from mpiparallel.doctor.finding import Context, Finding, fail, ok, warn
+from mpiparallel.doctor.listening import Listener
+from mpiparallel.doctor.slurm import ASK, candidates, plugins
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import argv
+from mpiparallel.launch.local import cores
+
+QUEUE = 15.0  # seconds in which two tasks must be free, or ranks in jobs are not tried
+NODE = 15.0
+MEET = 20.0
+
+
+def check_jobs(context: Context) -> Iterator[Finding]:
+    """Yield how things are inside a job: on its nodes, between its ranks, back to this host."""
+    path = context.environ.get("PATH", os.defpath)
+    if not shutil.which("srun", path=path) or not shutil.which("salloc", path=path):
+        return
+    try:
+        with _allocation(context) as job:
+            yield from look_from_node(context, job)
+            yield from ranks_by_srun(context, job)
+            yield from ranks_by_mpiexec(context, job)
+    except NoAllocation as error:
+        if error.busy:
+            yield warn(
+                "a job",
+                f"Slurm has no two free tasks within {QUEUE:.0f} s, so that nothing was tried in a job.",
+                "Try again later, or with another partition (--partition), or inside a job: salloc -n 2 "
+                "mpiparallel doctor.",
+            )
+        else:
+            yield fail(
+                "a job", f"Slurm grants no job. It said:\n{error}", refusal(str(error)), said=str(error)
+            )
+
+
+def refusal(said: str) -> str:
+    """Return what to do about a job that is refused."""
+    low = said.lower()
+    if "partition" in low:
+        return "Name a partition that exists and takes your jobs (--partition; see sinfo)."
+    if "account" in low or "qos" in low:
+        return "Name your account and QOS (`account`, `qos`); `sacctmgr show assoc user=$USER` lists them."
+    if "invalid" in low or "unrecognized" in low:
+        return "Correct what the profile gives to the batch system (gres, constraint, batch_args ...)."
+    return "Ask your site whether you may use salloc here; jobs by sbatch may work all the same."
+
+
+def _allocation(context: Context) -> AbstractContextManager[Allocation]:
+    job = context.environ.get("SLURM_JOB_ID", "")
+    if job:
+        return nullcontext(Allocation(context.environ, job))
+    return allocation(
+        context.options, context.environ, context.within(QUEUE), 2 if _nodes(context) > 1 else 1
+    )
+
+
+def _nodes(context: Context) -> int:
+    """Return how many nodes may have room."""
+    wish = context.options.partition
+    command = ["sinfo", "--noheader", "--Node", "--states=idle,mix", "--format=%N"]
+    done = run([*command, *([f"--partition={wish}"] if wish else [])], context.within(ASK), context.environ)
+    return len(set(done.text.split())) if done.went_well else 1
+
+
+def srun(context: Context, job: Allocation, n: int, how: str, program: Sequence[str], limit: float) -> Run:
+    """Run a program as a step of the job."""
+    vendor = mpi.VENDORS.get(str(context.library.get("vendor", "")), argv.Dialect.UNKNOWN)
+    which = argv.MPI("", vendor)
+    environ = argv.world_environment(job.environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
+    environ.pop("MPIPARALLEL_MPIEXEC", None)
+    words = ["srun", "--overlap", f"--ntasks={n}", f"--mpi={how}", *context.options.srun_args]
+    return run([*words, *program], context.within(limit), environ)
+
+
+def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
+    """Yield what a node of the job sees: its Python and versions, our files, this host's port."""
+    ip = context.options.controller_ip
+    try:
+        listener = Listener("" if ip in ("", "*") else ip, context.options.controller_port)
+    except OSError as error:
+        yield fail(
+            "port",
+            f"Nothing can listen on {ip or 'this host'}, port {context.options.controller_port or 'any'}: "
+            f"{error.strerror or error}.",
+            "Correct controller_ip and controller_port in the profile, or leave them out.",
+        )
+        return
+    with listener, _shared_file(context.config.state_dir, listener.token) as file:
+        hosts = [ip] if ip not in ("", "*", "0.0.0.0", "::") else host_addresses()
+        wanted = {
+            "addresses": [f"{host}:{listener.port}" for host in hosts if not host.startswith("127.")],
+            "token": listener.token,
+            "file": file.name,
+        }
+        program = [context.python, "-m", "mpiparallel.doctor.node", json.dumps(wanted)]
+        done = srun(context, job, 1, "none", program, NODE)
+    said = _said(done)
+    if said is None:
+        yield fail(
+            "a node",
+            f"{context.python} on a node of job {job.job} {done.end}. It said:\n{done.last_words()}",
+            "Engines run this Python on compute nodes: it, mpiparallel, and this folder must be on a disk "
+            "that "
+            "nodes share. Name another by the setting `python`, or load its module (`modules`).",
+            said=done.text,
+        )
+        return
+    yield compare(said, context)
+    yield shared(said, context.config.state_dir)
+    yield port(said, context)
+
+
+def _shared_file(folder: Path, token: str) -> Any:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = tempfile.NamedTemporaryFile("w", dir=folder, prefix=".doctor-")  # noqa: SIM115 (the caller's with)
+    file.write(token)
+    file.flush()
+    os.fsync(file.fileno())
+    return file
+
+
+def _said(done: Run) -> Mapping[str, Any] | None:
+    for line in done.text.splitlines():
+        _, mark, rest = line.partition(node.MARK)
+        if mark:
+            found: Mapping[str, Any] = json.loads(rest)
+            return found
+    return None
+
+
+def compare(said: Mapping[str, Any], context: Context) -> Finding:
+    """Return whether the node has the versions that this host has."""
+    theirs, host = said["versions"], said["host"]
+    name, facts = "a node", {"host": host, "versions": theirs, "executable": said["executable"]}
+    if theirs.get("mpiparallel") != __version__:
+        return fail(
+            name,
+            f"{host} has mpiparallel {theirs.get('mpiparallel') or 'nowhere'}, and this host {__version__}.",
+            f"Install the same version for {said['executable']}, or name the same Python by `python`.",
+            **facts,
+        )
+    ours = ".".join(map(str, sys.version_info[:2]))
+    if str(theirs.get("python", "")).split(".")[:2] != ours.split("."):
+        return warn(
+            name,
+            f"{host} runs Python {theirs.get('python')}, and this is {ours}: functions that are sent to "
+            "engines may fail there.",
+            "Use the same Python on both sides (setting `python`).",
+            **facts,
+        )
+    words = f"{host} runs mpiparallel {__version__} and Python {theirs['python']}, as this host does."
+    return ok(name, words, **facts)
+
+
+def shared(said: Mapping[str, Any], folder: Path) -> Finding:
+    """Return whether the node sees the folder of clusters."""
+    if said["file_seen"]:
+        return ok("shared folder", f"{said['host']} sees {folder}.", folder=str(folder))
+    return fail(
+        "shared folder",
+        f"{said['host']} does not see the files in {folder} ({said['why']}), where engines find keys and "
+        "address "
+        "of the controller.",
+        "Set MPIPARALLEL_STATE to a folder on a disk that nodes share, in your profile's environment and "
+        "here.",
+        folder=str(folder),
+    )
+
+
+def port(said: Mapping[str, Any], context: Context) -> Finding:
+    """Return whether the node has reached a port of this host."""
+    here, tried = socket.gethostname(), dict(said["tried"])
+    reached = [address for address, how in tried.items() if how == "reached"]
+    facts = {"tried": tried, "from": said["host"], "to": here}
+    if reached:
+        first, _, _ = reached[0].rpartition(":")
+        return ok("port", f"{said['host']} reaches this host, {here}, at {first}.", **facts)
+    if context.options.controller != "mpi":
+        words = f"{said['host']} does not reach {here}; the controller runs in the job, so it need not."
+        return ok("port", words, **facts)
+    each = "\n".join(f"{address}: {how}" for address, how in tried.items())
+    each = each or "nothing: this host has no address but loopback"
+    return fail(
+        "port",
+        f"{said['host']} does not reach this host, {here}, so that engines there cannot find a controller "
+        "here. "
+        f"Tried:\n{each}",
+        "Name the address of the network that nodes share (--ip, setting `controller_ip`), have a port "
+        "let through "
+        'the firewall (`controller_port`), or run the controller inside the job (controller = "slurm").',
+        **facts,
+    )
+
+
+def ranks_by_srun(context: Context, job: Allocation) -> Iterator[Finding]:
+    """Yield whether ranks that srun starts meet."""
+    if not context.library or context.options.srun_mpi == "none":
+        return
+    vendor = str(context.library["vendor"])
+    there = plugins(run(["srun", "--mpi=list"], context.within(ASK), context.environ).text)
+    ways = candidates(vendor, there, context.options.srun_mpi)
+    if not ways:
+        return
+    program = [context.python, *mpi.HELLO]
+    done = srun(context, job, mpi.RANKS, ways[0], program, MEET)
+    verdict = mpi.judge(done, f"srun --mpi={ways[0]}", "")
+    if verdict.good:
+        yield ok("2 ranks, srun", f"{verdict.words} ({done.seconds:.1f} s).", srun_mpi=ways[0])
+        return
+    good = ""
+    for other in [name for name in [*candidates(vendor, there, ""), "pmix", "pmi2"] if name in there]:
+        if other != ways[0] and not good and context.within(MEET) > 2.0:
+            again = srun(context, job, mpi.RANKS, other, program, MEET / 2)
+            good = other if mpi.judge(again, "", "").good else ""
+    if good:
+        remedy = f'srun --mpi={good} works: write srun_mpi = "{good}" into the profile.'
+    else:
+        remedy = (
+            'Let mpiexec start ranks in jobs: srun_mpi = "none" in the profile. srun knows '
+            f"{', '.join(there)}; "
+            f"{vendor} wants {'pmix' if vendor == 'Open MPI' else 'pmi2'}."
+        )
+    yield fail("2 ranks, srun", verdict.words, remedy, srun_mpi=ways[0], works=good)
+
+
+def ranks_by_mpiexec(context: Context, job: Allocation) -> Iterator[Finding]:
+    """Yield whether ranks that mpiexec starts over the nodes of the job meet."""
+    if not context.library:
+        return
+    try:
+        which = mpi.find(context)
+    except LaunchError:
+        return  # which has been told of already
+    # Over the nodes, where there are two; Open MPI would fill the first one.
+    spread = {"PRTE_MCA_rmaps_default_mapping_policy": "node:oversubscribe"}
+    command, environ = mpi.hello_command(context, which, {**job.environ, **spread})
+    done = run(command, context.within(MEET), environ, mpiexec=True)
+    verdict = mpi.judge(done, "mpiexec in a job", mpi.mpiexec_remedy(done, context.library, which))
+    name = "2 ranks, job"
+    if verdict.good:
+        yield ok(name, f"{verdict.words} ({done.seconds:.1f} s).", command=command)
+    else:
+        yield fail(name, verdict.words, verdict.remedy, command=command)

@@ -1,0 +1,114 @@
+"""ssh: the program, its keys, and a host that can be named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from mpiparallel import __version__
+from mpiparallel.doctor.bounded import Run, run
+from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
+
+PATIENCE = 10.0  # seconds for a host to answer
+_MARK = "mpiparallel-version:"
+
+
+def check_ssh(context: Context) -> Iterator[Finding]:
+    """Yield whether ssh is there and in order, and whether `host` lets us in without a question."""
+    program = shutil.which("ssh", path=context.environ.get("PATH", os.defpath))
+    host = context.options.host
+    if program is None:
+        words = "There is no ssh on the PATH."
+        remedy = "Install OpenSSH's client (apt install openssh-client)."
+        yield fail("ssh", words, remedy) if host else skip("ssh", words)
+        return
+    home = Path(context.environ.get("HOME") or "~").expanduser()
+    yield keys(program, home / ".ssh")
+    if host:
+        yield from other_side(context, program, host)
+
+
+def keys(program: str, folder: Path) -> Finding:
+    """Return whether the files of ssh are ours alone, as ssh itself demands."""
+    if not folder.is_dir():
+        return ok("ssh", f"{program}; there is no {folder} yet, and no key.", program=program)
+    loose = stat.S_IWGRP | stat.S_IWOTH
+    if folder.stat().st_mode & loose:
+        return fail("ssh", f"Others may write to {folder}: ssh does not use it then.", f"chmod 700 {folder}")
+    private = [path for path in sorted(folder.glob("id_*")) if path.suffix != ".pub" and path.is_file()]
+    for path in private:
+        if path.stat().st_mode & 0o077:
+            words = f"Others can read the key {path}: ssh does not use it then."
+            return fail("ssh", words, f"chmod 600 {path}")
+    config = folder / "config"
+    if config.exists() and config.stat().st_mode & loose:
+        return fail("ssh", f"Others may write to {config}: ssh refuses to run then.", f"chmod 600 {config}")
+    names = ", ".join(path.name for path in private) or "no key of its own"
+    agent = "an agent runs" if os.environ.get("SSH_AUTH_SOCK") else "no agent runs"
+    return ok("ssh", f"{program}, {names}; {agent}.", program=program, keys=[path.name for path in private])
+
+
+def other_side(context: Context, program: str, host: str) -> Iterator[Finding]:
+    """Yield whether a host lets us in, and which version is there."""
+    name = "ssh host"
+    # No question can be answered here: not for a password, and not whether a host is to be trusted.
+    command = [program, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(context.within(PATIENCE))}"]
+    command += context.options.ssh_args
+    remote = context.options.python or "python3"
+    asked = f"{remote} -c 'import mpiparallel; print(\"{_MARK}\" + mpiparallel.__version__)'"
+    done = run([*command, host, f"echo {_MARK}in; {asked}"], context.within(PATIENCE + 5.0), context.environ)
+    facts = {"host": host, "said": done.last_words()}
+    if f"{_MARK}in" not in done.text:
+        words = f"{host} does not let us in: ssh {done.end}. It said:\n{done.last_words()}"
+        yield fail(name, words, advice(done, host), **facts)
+        return
+    found = [line.removeprefix(_MARK) for line in done.text.splitlines() if line.startswith(_MARK)]
+    version = next((one for one in found if one != "in"), "")
+    if not version:
+        yield warn(
+            name,
+            f"{host} lets us in, but {remote} there has no mpiparallel.",
+            f"To start engines there, install it on {host}, and name its Python by the setting `python`. "
+            "To be a "
+            "client only, nothing has to be done.",
+            **facts,
+        )
+    elif version != __version__:
+        yield warn(
+            name,
+            f"{host} has mpiparallel {version}, and this host {__version__}: they may not understand one "
+            "another.",
+            "Install the same version on both sides.",
+            version=version,
+            **facts,
+        )
+    else:
+        words = f"{host} lets us in, and has mpiparallel {version} as this host does."
+        yield ok(name, words, version=version, **facts)
+
+
+def advice(done: Run, host: str) -> str:
+    """Return what to do about a host that does not let us in, by what ssh said."""
+    text = done.text
+    if "Host key verification failed" in text or "authenticity of host" in text:
+        return f"Connect once by hand and accept the host's key: ssh {host}"
+    if "Permission denied" in text:
+        return (
+            f"Give it your key: ssh-keygen (if you have none), then ssh-copy-id {host}. A key with a "
+            "passphrase needs "
+            "an agent: eval $(ssh-agent); ssh-add. For one-time passwords, open a shared connection first "
+            "(ControlMaster in ~/.ssh/config)."
+        )
+    if "Could not resolve" in text:
+        return f"There is no host of this name: correct it, or describe it in ~/.ssh/config (Host {host}...)."
+    if "Connection refused" in text:
+        return "No ssh server listens there: is it the right host and port (Port in ~/.ssh/config)?"
+    if done.code is None or "timed out" in text or "No route" in text:
+        return (
+            "It does not answer: are you in the right network (VPN)? Is there a host to jump over "
+            "(ProxyJump)?"
+        )
+    return f"Try it by hand until it works without a question: ssh {host} true"
