@@ -25,6 +25,7 @@ examples:
   mpiparallel results --status error      tasks that failed, whoever submitted them
   mpiparallel where                       what its engines are doing, and who waits for whom
   mpiparallel run -n 4 script.py          a cluster for one script, gone with it
+  mpiparallel doctor                      what works here, what does not, and what to do
   mpiparallel COMMAND --help              more about one command, with examples
 """
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "results": "list and print results that the controller keeps",
     "engines": "add engines to a running cluster, as one more MPI world",
     "run": "run a Python script with a cluster of its own",
+    "doctor": "check this machine, MPI, the batch system and ssh, and say what to do",
 }
 
 # Programs with parsers of their own: an engine loads mpi4py, a controller neither that nor IPython.

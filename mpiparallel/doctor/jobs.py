@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mpiparallel import __version__
+from mpiparallel import __version__, resources
 from mpiparallel.controller.places import host_addresses
 from mpiparallel.doctor import mpi, node
 from mpiparallel.doctor.allocation import Allocation, NoAllocation, allocation
@@ -84,12 +84,13 @@ def _nodes(context: Context) -> int:
 
 
 def srun(context: Context, job: Allocation, n: int, how: str, program: Sequence[str], limit: float) -> Run:
-    """Run a program as a step of the job."""
+    """Run a program as a step of the job, just as engines are."""
     vendor = mpi.VENDORS.get(str(context.library.get("vendor", "")), argv.Dialect.UNKNOWN)
     which = argv.MPI("", vendor)
     environ = argv.world_environment(job.environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
-    environ.pop("MPIPARALLEL_MPIEXEC", None)
-    words = ["srun", "--overlap", f"--ntasks={n}", f"--mpi={how}", *context.options.srun_args]
+    environ["MPIPARALLEL_SRUN_MPI"] = how
+    script = resources.script("launchers", "srun.sh", context.config)
+    words = [*mpi.runner(script), *context.options.srun_args, "-n", str(n)]
     return run([*words, *program], context.within(limit), environ)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mpiparallel import resources
@@ -176,10 +177,15 @@ def hello_command(
     extra = context.options.mpi_args
     survive = argv.ft_arguments(which, extra) if context.config.ft else []
     program = [context.python, *HELLO]
-    command = [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
+    command = runner(script)
     command += argv.mpiexec_arguments(RANKS, program, [*survive, *extra])
     told = argv.world_environment(environ, which, n=RANKS, cores=cores(), root=os.geteuid() == 0)
     return command, told
+
+
+def runner(script: Path) -> list[str]:
+    """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
+    return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
 
 
 def check_mpiexec(context: Context) -> Iterator[Finding]:

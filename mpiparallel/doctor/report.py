@@ -67,7 +67,7 @@ def _count(n: int, word: str) -> str:
 
 
 class Printer:
-    """Prints a report as it comes, in colours on a terminal."""
+    """Prints a report as it comes; on a terminal in colours, and with what is being checked below it."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
@@ -77,6 +77,8 @@ class Printer:
 
             self.console = Console(file=self.stream, highlight=False)
             self.width = min(self.console.width, WIDEST)
+            self._status = self.console.status("")
+            self._status.start()
         else:
             self.width = min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
 
@@ -86,6 +88,18 @@ class Printer:
             print(text, file=self.stream, flush=True)
         else:
             self.console.print(text, style=style or None, markup=False, soft_wrap=True)
+
+    def begins(self, name: str) -> None:
+        """Say what is being checked, to who may wait for it."""
+        if self.console is not None:
+            self._status.update(f"{name} ...")
+
+    def __enter__(self) -> Printer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console is not None:
+            self._status.stop()
 
     def finding(self, finding: Finding) -> None:
         """Print one finding."""

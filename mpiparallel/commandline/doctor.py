@@ -1,0 +1,65 @@
+"""``mpiparallel doctor``: what works here, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from mpiparallel import launchoptions
+from mpiparallel.commandline import arguments, exits
+from mpiparallel.commandline.printing import say
+from mpiparallel.config import Config
+
+EXAMPLES = """\
+  mpiparallel doctor                             this machine, and Slurm if it is there
+  mpiparallel doctor --profile hpc               ... with the modules, partition, python of a profile
+  mpiparallel doctor -p debug                    ... with jobs in another partition
+  mpiparallel doctor --host user@login           ... and whether ssh gets there, and what is there
+  salloc -n 2 mpiparallel doctor                 inside a job, when no nodes are free at once
+  mpiparallel doctor --json > report.json        for a support ticket
+
+It takes a minute at most, and two tasks of the batch system for some of it; it changes nothing.
+Its exit code is 1 if something does not work.
+"""
+DESCRIPTION = (
+    "Check all that clusters need, and say in plain words what to do where something is wrong: versions, "
+    "folders, clusters that run, ssh, the MPI library and mpiexec, Slurm and its nodes, and whether two "
+    "ranks meet under each launcher that there is."
+)
+
+
+def add(subcommands: arguments.Subcommands) -> None:
+    """Add the parser."""
+    parser = arguments.new_parser(subcommands, "doctor", description=DESCRIPTION, examples=EXAMPLES)
+    parser.add_argument("--profile", help="check with the settings of this profile")
+    parser.add_argument("-p", "--partition", default="", help="the partition for jobs (the default one)")
+    parser.add_argument("--host", default="", metavar="[USER@]HOST", help="check ssh to this host, too")
+    arguments.add_json(parser)
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Run all checks."""
+    from mpiparallel.doctor import checks, report
+    from mpiparallel.doctor.finding import Context
+
+    given = {key: value for key in ("partition", "host") if (value := getattr(options, key))}
+    settings = launchoptions.check(given, "doctor")
+    began = time.monotonic()
+    context = Context(
+        config, settings, dict(os.environ), settings.python or sys.executable, began + checks.TOGETHER
+    )
+    profile = options.profile or ""
+    if options.json:
+        found = list(checks.examine(context))
+        say(report.as_json(found, profile, time.monotonic() - began))
+    else:
+        with report.Printer() as printer:
+            printer.print(report.heading(profile))
+            found = []
+            for one in checks.examine(context, begins=printer.begins):
+                printer.finding(one)
+                found.append(one)
+            printer.print(report.summary(found))
+    return exits.FAILED if any(one.status == "fail" for one in found) else exits.DONE
