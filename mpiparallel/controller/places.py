@@ -141,7 +141,10 @@ def claim(directory: Path, *, remove: bool, again: bool = False) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.is_file() and (path.suffix in (".json", ".log") or path.name.startswith((".", "results.db")))
+    scripts = (".sbatch", ".pbs", ".bsub")  # of the jobs that it and its engines may be in
+    return path.is_file() and (
+        path.suffix in (".json", ".log", *scripts) or path.name.startswith((".", "results.db"))
+    )
 
 
 def _is_running(info: ConnectionInfo, path: Path) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpiparallel.error import LaunchError
+from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.running import Running
 
@@ -22,6 +23,8 @@ WORLD_GRACE = 5.0
 
 def attach(record: Mapping[str, Any]) -> Running:
     """Return the running thing that a ``to_dict`` described, perhaps in another program."""
+    if "job" in record:
+        return Job.from_dict(record)
     return Process.from_dict(record)
 
 
@@ -67,7 +70,8 @@ class Launched:
 
     def end(self) -> str:
         """Return how it ended, in one line."""
-        return f"{self.what} {self.process.describe_end()}" + (f": {self.lost}" if self.lost else "")
+        what = self.process.name if isinstance(self.process, Job) else self.what
+        return f"{what} {self.process.describe_end()}" + (f": {self.lost}" if self.lost else "")
 
     def failure(self) -> LaunchError:
         """Return an error that says how it ended and what it said last."""

@@ -34,7 +34,7 @@ def start_controller(request: ControllerRequest) -> Controller:
         sys.executable,
         request.directory,
         cluster_id=request.cluster_id,
-        ip=options.controller_ip,
+        ip=options.controller_ip or ("" if options.engines == "mpi" else "*"),
         log_level=request.log_level,
         lifeline=request.lifeline,
         idle_timeout=options.idle_timeout,

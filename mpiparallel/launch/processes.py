@@ -145,6 +145,10 @@ class Process:
         """Return nothing: a process has no queue to wait in."""
         return ""
 
+    def why_never(self) -> str:
+        """Return nothing: it has begun."""
+        return ""
+
     def tail(self, lines: int = 40) -> str:
         """Return the last lines of the log."""
         try:

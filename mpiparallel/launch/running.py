@@ -42,6 +42,9 @@ class Running(Protocol):
     def what_it_waits_for(self) -> str:
         """Return why it has not begun, for people; empty when it has, or has no need to wait."""
 
+    def why_never(self) -> str:
+        """Return why it can never begin, and what to do about that; empty when it has begun, or may."""
+
     def tail(self, lines: int = 40) -> str:
         """Return the last lines that it wrote."""
 

@@ -77,35 +77,3 @@ def test_the_launcher_hands_everything_on(tmp_path: Path) -> None:
         [str(script), "-c", code, "a b", "", "*"], env=environ, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout) == (7, "['a b', '', '*']\n")
-
-
-@pytest.mark.parametrize(
-    ("version", "ft", "mpi", "expected"),
-    [
-        ("mpiexec (Open MPI) 5.0.11", None, "", "mpiexec: --with-ft ulfm -n 3 a b c"),
-        ("mpiexec (Open MPI) 10.0.1", "1", "", "mpiexec: --with-ft ulfm -n 3 a b c"),
-        ("mpiexec (Open MPI) 5.0.11", "0", "", "mpiexec: -n 3 a b c"),
-        ("mpirun (Open MPI) 4.1.4", None, "", "mpiexec: -n 3 a b c"),
-        ("HYDRA build details:", None, "", "mpiexec: -n 3 a b c"),
-        ("mpiexec (Open MPI) 5.0.11", None, "pmix", "srun: --mpi=pmix a b c"),
-    ],
-)
-def test_the_batch_script(tmp_path: Path, version: str, ft: str | None, mpi: str, expected: str) -> None:
-    for name in ("mpiexec", "srun"):
-        says = f'[ "$1" = --version ] && {{ echo "{version}"; exit; }}\n' if name == "mpiexec" else ""
-        program(tmp_path / name, f'#!/bin/sh\n{says}printf "%s: %s\\n%s\\n" {name} "$*" "$MPIPARALLEL_LOG"\n')
-    (tmp_path / "slurm-7.out").touch()
-    environ = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_NTASKS": "3", "SLURM_JOB_ID": "7",
-        "MPIPARALLEL_SLURM_MPI": mpi, **({"MPIPARALLEL_FT": ft} if ft else {}),
-    }  # fmt: skip
-    script = resources.script("slurm", "engines.sbatch", Config(site_dir=tmp_path))
-    run = subprocess.run(
-        ["/bin/sh", str(script), "a", "b c"],
-        env=environ,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.splitlines() == [expected, str(tmp_path / "slurm-7.out")]

@@ -1,0 +1,153 @@
+"""Write the scripts of batch jobs and submit them: the same for all batch systems.
+
+The template of a script is the site's or ours; what was submitted is kept beside the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mpiparallel import connection_file, resources
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import argv, batch, mpi, pmi, templates
+from mpiparallel.launch.batch import System
+from mpiparallel.launch.jobs import Job
+from mpiparallel.launch.launched import EngineSet
+from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launchoptions import LaunchOptions
+
+log = logging.getLogger(__name__)
+
+ORPHAN_PATIENCE = "30"  # seconds for engines to wait for a controller that was killed to be started again
+PASSED_ON = (
+    "nodes", "cpus_per_task", "time", "partition", "account", "qos", "reservation", "constraint", "gres",
+    "mem", "warn_before",
+)  # fmt: skip
+
+
+def start_world(system: System, request: WorldRequest) -> EngineSet:
+    """Submit a job that is one world of engines.
+
+    Raises
+    ------
+    LaunchError
+        If the batch system refuses it, or the template is wrong.
+    """
+    options = request.options
+    values = world_values(system, request)
+    values |= job_values(system, options, argv.n_ranks(request.n, options.engine_args), request.log)
+    name = f"engines-{request.name}"
+    script = write(system, "engines", values, request.directory, request.config, name=name)
+    job = Job.submit(
+        system,
+        script,
+        log=request.log,
+        environ={**request.environ, **options.environment},
+        arguments=options.batch_args,
+    )
+    log.info("%s was submitted: %d engines; the script is %s", job.name, request.n, script)
+    return EngineSet(job, request.name, request.n, request.first)
+
+
+def write(
+    system: System,
+    template: str,
+    values: Mapping[str, str],
+    directory: Path,
+    config: Config,
+    *,
+    name: str,
+    needs: Collection[str] = ("launch", "engine"),
+) -> Path:
+    """Fill in a template and keep the script in the cluster's folder; return its path.
+
+    Raises
+    ------
+    LaunchError
+        If the template is wrong.
+    """
+    source = resources.script(system.name, f"{template}.{system.suffix}", config)
+    try:
+        text = templates.fill(source.read_text(), values, str(source), needs)
+    except templates.TemplateError as error:
+        raise LaunchError(f"the template of the job cannot be filled in: {error}") from None
+    script = directory / f"{name}.{system.suffix}"
+    connection_file.write_private(script, text.encode())
+    return script
+
+
+def job_values(system: System, options: LaunchOptions, ranks: int, log_file: Path) -> dict[str, str]:
+    """Return the placeholders that say how a job is laid out, and what comes before its programs."""
+    if options.time:
+        batch.seconds(options.time)  # a word that no batch system takes is said at once
+    values = {name: _word(getattr(options, name)) for name in PASSED_ON}
+    values |= {
+        "job_name": _word(options.job_name or "mpiparallel"),
+        "ranks": str(ranks),
+        "modules": templates.loads(options.modules),
+        "setup": "\n".join(options.setup),
+    }
+    return values | system.values(options, ranks, log_file)
+
+
+def _word(value: object) -> str:
+    return "" if value is None or value == "" else templates.quoted([str(value)])
+
+
+def world_values(system: System, request: WorldRequest) -> dict[str, str]:
+    """Return the placeholders ``{{launch}}``, ``{{engine}}`` and ``{{environment}}`` of a world."""
+    options = request.options
+    ranks = argv.n_ranks(request.n, options.engine_args)
+    environ = {**request.environ, **options.environment}
+    engine = argv.engine_argv(
+        options.python or sys.executable,
+        request.directory / connection_file.NAMES["engine"],
+        engine_set=request.name,
+        first=request.first,
+        extra=options.engine_args,
+    )
+    which = _mpi(options, environ)
+    by = pmi.choose(options, which, system.name == "slurm")
+    root = os.geteuid() == 0
+    ours = argv.world_environment({}, which, n=ranks, cores=ranks, root=root, log=str(request.log))
+    told = ("MPIPARALLEL_LOG", "MPIPARALLEL_N", "MPIPARALLEL_MPIEXEC")
+    ours = {name: value for name, value in ours.items() if name in told or name not in environ}
+    ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", environ.get("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE))
+    if by:
+        script = resources.script("launchers", "srun.sh", request.config)
+        arguments = [*options.srun_args, f"--ntasks={ranks}"]
+        ours["MPIPARALLEL_SRUN_MPI"] = by
+        del ours["MPIPARALLEL_MPIEXEC"]
+    else:
+        script = resources.script("launchers", "mpiexec.sh", request.config)
+        survive = argv.ft_arguments(which, options.mpi_args) if request.config.ft else []
+        arguments = [*survive, *options.mpi_args, "-n", str(ranks)]
+        if options.modules and not options.mpiexec:
+            del ours["MPIPARALLEL_MPIEXEC"]  # the modules bring one
+    return {
+        "launch": templates.quoted([*_runner(script), *arguments]),
+        "engine": templates.quoted(engine),
+        "environment": templates.exports({**options.environment, **ours}),
+    }
+
+
+def _mpi(options: LaunchOptions, environ: Mapping[str, str]) -> argv.MPI:
+    """Return the MPI that the engines will have, as far as that can be seen from here."""
+    if options.mpiexec:
+        environ = {**environ, "MPIPARALLEL_MPIEXEC": options.mpiexec}
+    try:
+        return mpi.detect(mpi.find_mpiexec(environ, options.python or sys.executable))
+    except LaunchError:
+        if options.srun_mpi not in ("", "none") or options.modules or options.setup:
+            return argv.MPI(options.mpiexec or "mpiexec")  # it is on the nodes only, or not needed
+        raise
+
+
+def _runner(script: Path) -> list[str]:
+    """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
+    return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
