@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV = .venv-$(MPI)
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-SCRIPTS = $(wildcard launchers/*.sh slurm/*.sbatch tests/slurm/slurm-*) .ci/run
+# The templates of jobs are checked by tests, when they are filled in.
+SCRIPTS = $(wildcard launchers/*.sh tests/slurm/slurm-*) .ci/run
 # Options for pytest, as in: make test TESTS="-k cluster"
 TESTS ?=
 

@@ -122,7 +122,7 @@ if [ "$status" -eq 0 ] && [ "$before" = "${LOADEDMODULES:-}" ]; then
     (module -t list 2>&1 || true) | grep -qF -- %(name)s || status=1
 fi
 if [ "$status" -ne 0 ]; then
-    echo "mpiparallel: the module "%(name)s" cannot be loaded on $(hostname): see module avail" >&2
+    echo "mpiparallel: the module" %(name)s "cannot be loaded on $(hostname): see module avail" >&2
     exit 78
 fi"""
 
