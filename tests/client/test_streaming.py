@@ -122,8 +122,10 @@ class Slow:
 def test_credit_is_given_when_output_is_shown(client, fake, monkeypatch):
     slow = Slow()
     monkeypatch.setattr(sys, "stdout", slow)
+    fake.paused.set()  # what comes before it is watched is not waited for
     result = client[0].execute("for i in range(10): _output('stdout', '%d\\n' % i)")
     with result.stream_output():
+        fake.release(client)
         result.wait(20)
         assert result.stdout == "".join(f"{i}\n" for i in range(10))  # it has come
         assert not fake.consumed.get(0)
