@@ -66,7 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first in PROGRAMS:
         main = importlib.import_module(f"mpiparallel.{first}.__main__").main
         return int(main(words[1:]) or 0)
+    rest: list[str] = []
+    if first == "submit" and "--" in words:
+        # argparse cannot tell apart what comes before and after options.
+        at = words.index("--")
+        words, rest = words[:at], words[at + 1 :]
     options = make_argument_parser(first if first in COMMANDS else "").parse_args(words)
+    options.rest = rest
     return execute(options)
 
 

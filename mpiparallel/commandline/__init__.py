@@ -17,6 +17,9 @@ COMMANDS = {
     "results": "list and print results that the controller keeps",
     "engines": "add engines to a running cluster, as one more MPI world",
     "run": "run a Python script with a cluster of its own",
+    "submit": "submit a Python script as a batch job, with engines of its own",
+    "logs": "show what the parts of a cluster, or a job, have written",
+    "wait": "wait until a cluster has its engines",
     "doctor": "check this machine, MPI, the batch system and ssh, and say what to do",
 }
 

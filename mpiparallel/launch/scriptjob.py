@@ -1,0 +1,158 @@
+"""A user's script as a batch job of its own: controller, engines, script, and a clean end.
+
+``mpiparallel submit`` calls this. The job's cluster has the job's number as its id, so that a script which is
+submitted twice has two.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpiparallel import connection_file, resources
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import argv, batch, submission, templates
+from mpiparallel.launch.batch import System
+from mpiparallel.launch.jobs import Job
+from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launchoptions import LaunchOptions
+
+ENGINE_SET = "job"  # the name of its engines
+NEEDS = ("launch", "script", "n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptRequest:
+    """A script to be run by a batch job.
+
+    Attributes
+    ----------
+    script : str
+        A file, or a module's name (`module`).
+    arguments : sequence of str
+        Its own.
+    n : int
+        Number of engines.
+    output : str
+        The file for what it prints, in which ``%j`` is the job's number; ``NAME-%j.out`` if empty.
+    environ : mapping of str
+        The environment of the program that asks.
+    """
+
+    script: str
+    arguments: Sequence[str] = ()
+    module: bool = False
+    n: int
+    profile: str
+    output: str = ""
+    config: Config
+    options: LaunchOptions
+    environ: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.options.job_name or Path(self.script).name.removesuffix(".py")
+
+    @property
+    def output_pattern(self) -> Path:
+        """The file for what it prints, with ``%j``."""
+        return Path(self.output or f"{self.name}-%j.out").absolute()
+
+    @property
+    def system(self) -> System:
+        """The batch system."""
+        return batch.system(self.options.engines if self.options.engines in ("pbs", "lsf") else "slurm")
+
+    def folder(self, job: str) -> Path:
+        """Return the folder of the job's cluster."""
+        return self.config.cluster_dir(self.profile, job)
+
+
+def values(request: ScriptRequest) -> dict[str, str]:
+    """Return the placeholders of the template ``job``."""
+    options, system = request.options, request.system
+    ranks = argv.n_ranks(request.n, options.engine_args)
+    python = options.python or sys.executable
+    world = WorldRequest(
+        directory=request.config.state_dir,
+        name=ENGINE_SET,
+        n=request.n,
+        config=request.config,
+        options=options,
+        environ=request.environ,
+    )
+    found = submission.world_values(system, world)
+    del found["engine"]  # its connection file is in a folder that is known in the job only
+    found |= submission.job_values(system, options, ranks, request.output_pattern)
+    script = ["-m", request.script] if request.module else [request.script]
+    return found | {
+        "job_name": templates.quoted([request.name]),
+        "output": templates.quoted([sbatch_pattern(str(request.output_pattern))]),
+        "n": str(request.n),
+        "python": templates.quoted([python]),
+        "state": templates.quoted([str(request.config.state_dir)]),
+        "profile": templates.quoted([request.profile]),
+        "controller_args": templates.quoted(options.controller_args),
+        "engine_args": templates.quoted(options.engine_args),
+        "engine_timeout": f"{options.engine_timeout:g}",
+        "script": templates.quoted([python, *script, *request.arguments]),
+    }
+
+
+def sbatch_pattern(path: str) -> str:
+    """Return a path as sbatch wants it, which has more patterns than the ``%j`` that we have."""
+    return path.replace("\\", "\\\\").replace("%", "%%").replace("%%j", "%j")
+
+
+def text(request: ScriptRequest) -> str:
+    """Return the script of the job: the template, filled in.
+
+    Raises
+    ------
+    LaunchError
+        If the template is wrong, or there is none for this batch system.
+    """
+    system = request.system
+    try:
+        source = resources.script(system.name, f"job.{system.suffix}", request.config)
+        return templates.fill(source.read_text(), values(request), str(source), NEEDS)
+    except FileNotFoundError as error:
+        raise LaunchError(
+            f"there is no template for whole scripts under {system.title}, only for Slurm: {error}"
+        ) from None
+    except templates.TemplateError as error:
+        raise LaunchError(f"the template of the job cannot be filled in: {error}") from None
+
+
+def submit(request: ScriptRequest) -> Job:
+    """Submit the script; what was submitted is kept in the folder of the job's cluster.
+
+    Raises
+    ------
+    LaunchError
+        If the batch system refuses it.
+    """
+    system, content = request.system, text(request)
+    folder = request.config.state_dir / request.profile
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".job-", suffix=f".{system.suffix}") as file:
+        file.write(content)
+        file.flush()
+        job = Job.submit(
+            system,
+            Path(file.name),
+            log=request.output_pattern,
+            environ={**request.environ, **request.options.environment},
+            arguments=request.options.batch_args,
+            script=True,
+        )
+    job.log = Path(str(job.log).replace("%j", job.id))
+    directory = request.folder(job.id)
+    directory.mkdir(mode=0o700, exist_ok=True)  # the job may have begun, and made it
+    connection_file.write_private(directory / f"job.{system.suffix}", content.encode())
+    return job
