@@ -69,7 +69,8 @@ class Cluster(
     cluster_file : path, optional
         Where to write the cluster file, if not into the cluster's folder.
     controller_ip : str
-        The address to listen on: this machine only by default, ``"0.0.0.0"`` for all networks.
+        The address to listen on; by default this machine only when all engines run here, else all networks
+        (``"0.0.0.0"``).
     controller_args, engine_args, mpi_args : list of str
         More arguments for each.
     dedicated_bridge : bool

@@ -60,7 +60,8 @@ class LaunchOptions(
     host : str
         ``[user@]host`` for ssh.
     controller_ip : str
-        The address that the controller listens on.
+        The address that the controller listens on; if empty, this machine only when all engines run here,
+        else ``*``, all networks.
     controller_port : int
         Its port; 0 is any free one.
     engine_timeout : float

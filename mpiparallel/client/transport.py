@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from mpiparallel import reach
 from mpiparallel.connection_file import ConnectionInfo
 
 SEND_MARK = 100  # batches that wait in the socket; one batch holds many messages
@@ -83,27 +82,12 @@ def open_transport(info: ConnectionInfo, timeout: float) -> Transport:
 
 
 def reachable(info: ConnectionInfo, timeout: float) -> str:
-    """Return the first of the controller's TCP addresses that accepts a connection within `timeout` seconds.
-
-    ZeroMQ itself would try for ever without a word.
-    """
-    deadline = time.monotonic() + timeout
-    problems = []
-    for position, address in enumerate(info.addresses):
-        share = max(0.1, (deadline - time.monotonic()) / (len(info.addresses) - position))
-        place = urlsplit(address)
-        try:
-            socket.create_connection((place.hostname, place.port or 0), timeout=share).close()
-        except OSError as error:
-            problems.append(f"{address}: {error.strerror or error}")
-        else:
-            return address
-    message = (
-        f"no controller answers on {info.host}, tried from {socket.gethostname()} "
-        f"({'; '.join(problems) or 'it has no address'}). "
-        "If it runs on another network, start it with an address that can be reached from here (--ip)."
-    )
-    raise TimeoutError(message)
+    """Return the first of the controller's TCP addresses that takes a connection within `timeout` s."""
+    here = socket.gethostname()
+    found = reach.race(reach.worth_trying(info.addresses, info.host != here), timeout)
+    if not found.address:
+        raise TimeoutError(reach.explain(info.host, found.troubles, here))
+    return found.address
 
 
 def is_running(pid: int) -> bool:

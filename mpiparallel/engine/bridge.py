@@ -110,8 +110,8 @@ class Bridge:
         link = self._link = Link(self._context, self._line.info)
         link.send(wire_frames.pack([Message(self._hello())]))
         deadline = time.monotonic() + self._line.timeout
-        while (left := deadline - time.monotonic()) > 0:
-            if link.socket.poll(int(min(left, LOOK_EVERY) * 1000)):
+        while (left := deadline - time.monotonic()) > 0 and not link.is_hopeless:
+            if link.wait(int(min(left, LOOK_EVERY) * 1000)):
                 self._early.extend(wire_frames.unpack(link.receive() or []))
                 header = self._early.popleft().header
                 if isinstance(header, WelcomeWorld):
@@ -121,10 +121,7 @@ class Bridge:
                     raise ConnectionRefused(f"the controller at {link.address} refused: {header.reason}")
             elif is_dead(self.info):
                 raise ConnectionRefused(f"the controller (process {self.info.pid}) is gone")
-        raise ConnectionRefused(
-            f"no answer from the controller at {link.address} to {socket.gethostname()} within "
-            f"{self._line.timeout:.0f} s: is it running, and can this host reach that address?"
-        )
+        raise ConnectionRefused(link.explain(self._line.timeout))
 
     def _hello(self, again: bool = False) -> HelloWorld:
         world, line = self._world, self._line
@@ -257,7 +254,7 @@ class Bridge:
         if self.quiet:
             seconds = max(seconds, QUIET_NAP * (2 if self._world.dedicated else 1))
         if self._link is not None and seconds >= 0.001:  # ZeroMQ's poll counts in whole milliseconds
-            self._link.socket.poll(int(seconds * 1000))
+            self._link.wait(int(seconds * 1000))
         else:
             time.sleep(seconds)
 
@@ -411,6 +408,6 @@ class Bridge:
         deadline = time.monotonic() + 1.0
         while self._broken_since is None and self._outgoing and time.monotonic() < deadline:
             if not self._flush():
-                self._link.socket.poll(10, zmq.POLLOUT)
+                self._link.wait(10, zmq.POLLOUT)
         self._link.close(linger=1000)
         self._link = None

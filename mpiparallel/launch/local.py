@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from pathlib import Path
 from mpiparallel import connection_file, resources
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import argv, mpi
+from mpiparallel.launch import allocation, argv, mpi
 from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
+from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def start_controller(request: ControllerRequest) -> Controller:
         sys.executable,
         request.directory,
         cluster_id=request.cluster_id,
-        ip=options.controller_ip or ("" if options.engines == "mpi" else "*"),
+        ip=options.controller_ip or default_ip(options, request.environ),
         log_level=request.log_level,
         lifeline=request.lifeline,
         idle_timeout=options.idle_timeout,
@@ -46,6 +48,15 @@ def start_controller(request: ControllerRequest) -> Controller:
         command, log=request.log, environ=environ, lifeline=request.lifeline, append=request.again
     )
     return Controller(process, command)
+
+
+def default_ip(options: LaunchOptions, environ: Mapping[str, str]) -> str:
+    """Return the address that a controller on this machine listens on if it was not told: loopback (empty)
+    when all of its engines are going to run here, else every network.
+    """
+    where = allocation.find(environ)
+    elsewhere = options.engines != "mpi" or (where is not None and where.spreads(socket.gethostname()))
+    return "*" if elsewhere else ""
 
 
 def controller_ready(directory: Path) -> bool:

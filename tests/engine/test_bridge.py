@@ -252,7 +252,7 @@ def test_the_next_leader_says_who_is_left_and_what_they_hold(controller, make_br
     welcome = Message(WelcomeWorld("1", "", [4, 5, 6], 5.0))
     work = Message(Submit("c-3", "c", "clear", [4, 6]))
     controller.socket.send_multipart([sender, *frames.pack([welcome, work])])
-    assert bridge._link.socket.poll(5000)
+    assert bridge._link.wait(5000)
     bridge.progress()
     credit, work = [messages for messages, _, _ in bridge.routed]
     assert list(credit) == [1, 2] and {type(one.header) for one in credit.values()} == {Consumed}
