@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from mpiparallel.error import LaunchError
 from mpiparallel.launch.processes import Process
 
+# What srun adds to the words of those that have failed.
+_CHATTER = re.compile(r"^srun: (launch/slurm: |error: \S+: tasks? \S+: |Job step aborted|Warning: can't run)")
 GRACE = 2.0  # seconds to end in order, for a program that took too long
 
 
@@ -45,6 +48,7 @@ class Run:
     def last_words(self, lines: int = 4) -> str:
         """Return the last lines that say something."""
         said = [line.strip() for line in self.text.splitlines() if line.strip(" \t-=*")]
+        said = [line for line in said if not _CHATTER.search(line)] or said
         return "\n".join(said[-lines:])
 
 
@@ -61,9 +65,10 @@ def run(argv: Sequence[str], limit: float, environ: Mapping[str, str], *, mpiexe
             return Run(argv, 127, str(error), time.monotonic() - began)
         try:
             ended = process.wait(limit)
+            seconds = time.monotonic() - began
         finally:
             process.stop(GRACE)
         text = process.tail(2000)
         code = process.exit_code if ended else None
         process.close()
-    return Run(argv, code, text, time.monotonic() - began)
+    return Run(argv, code, text, seconds)

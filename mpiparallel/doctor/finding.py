@@ -72,6 +72,8 @@ class Context:
         Of all checks together, by `time.monotonic`.
     library : mapping
         What `mpiparallel.engine.hello` says of the MPI library; empty: it could not be loaded.
+    takes_jobs : bool
+        Whether there is a batch system that might.
     """
 
     config: Config
@@ -81,6 +83,7 @@ class Context:
     deadline: float
     profile: str = ""
     library: Mapping[str, Any] = field(default_factory=dict)
+    takes_jobs: bool = False
 
     def within(self, seconds: float) -> float:
         """Return `seconds`, or what is left of the time for all checks."""

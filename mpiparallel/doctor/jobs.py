@@ -15,14 +15,14 @@ from typing import Any
 
 from mpiparallel import __version__, resources
 from mpiparallel.controller.places import host_addresses
-from mpiparallel.doctor import mpi, node
+from mpiparallel.doctor import modules, mpi, node
 from mpiparallel.doctor.allocation import Allocation, NoAllocation, allocation
 from mpiparallel.doctor.bounded import Run, run
-from mpiparallel.doctor.finding import Context, Finding, fail, ok, warn
+from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
 from mpiparallel.doctor.listening import Listener
-from mpiparallel.doctor.slurm import ASK, candidates, plugins
+from mpiparallel.doctor.slurm import ASK, ways
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import argv
+from mpiparallel.launch import argv, pmi, slurm
 from mpiparallel.launch.local import cores
 
 QUEUE = 15.0  # seconds in which two tasks must be free, or ranks in jobs are not tried
@@ -32,12 +32,15 @@ MEET = 20.0
 
 def check_jobs(context: Context) -> Iterator[Finding]:
     """Yield how things are inside a job: on its nodes, between its ranks, back to this host."""
-    path = context.environ.get("PATH", os.defpath)
-    if not shutil.which("srun", path=path) or not shutil.which("salloc", path=path):
+    if not context.takes_jobs or not shutil.which("salloc", path=context.environ.get("PATH", os.defpath)):
         return
     try:
         with _allocation(context) as job:
+            yield from modules_there(context, job)
             yield from look_from_node(context, job)
+            if context.environ.get("SLURM_JOB_ID") and job.environ.get("SLURM_NTASKS") == "1":
+                yield skip("ranks", "This job has one task: two would tell whether ranks meet (-n 2).")
+                return
             yield from ranks_by_srun(context, job)
             yield from ranks_by_mpiexec(context, job)
     except NoAllocation as error:
@@ -49,21 +52,12 @@ def check_jobs(context: Context) -> Iterator[Finding]:
                 "mpiparallel doctor.",
             )
         else:
-            yield fail(
-                "a job", f"Slurm grants no job. It said:\n{error}", refusal(str(error)), said=str(error)
+            said = str(error)
+            remedy = slurm.refusal(said, slurm.partitions()).removeprefix(said).strip()
+            remedy = (
+                remedy or "Ask your site whether you may use salloc; jobs by sbatch may work all the same."
             )
-
-
-def refusal(said: str) -> str:
-    """Return what to do about a job that is refused."""
-    low = said.lower()
-    if "partition" in low:
-        return "Name a partition that exists and takes your jobs (--partition; see sinfo)."
-    if "account" in low or "qos" in low:
-        return "Name your account and QOS (`account`, `qos`); `sacctmgr show assoc user=$USER` lists them."
-    if "invalid" in low or "unrecognized" in low:
-        return "Correct what the profile gives to the batch system (gres, constraint, batch_args ...)."
-    return "Ask your site whether you may use salloc here; jobs by sbatch may work all the same."
+            yield fail("a job", f"Slurm grants no job. It said:\n{said}", remedy, said=said)
 
 
 def _allocation(context: Context) -> AbstractContextManager[Allocation]:
@@ -91,7 +85,19 @@ def srun(context: Context, job: Allocation, n: int, how: str, program: Sequence[
     environ["MPIPARALLEL_SRUN_MPI"] = how
     script = resources.script("launchers", "srun.sh", context.config)
     words = [*mpi.runner(script), *context.options.srun_args, "-n", str(n)]
+    words += ["-N", "1"] if n == 1 else []
     return run([*words, *program], context.within(limit), environ)
+
+
+def modules_there(context: Context, job: Allocation) -> Iterator[Finding]:
+    """Yield whether modules and setup lines of a profile work on a node, too."""
+    options = context.options
+    if not options.modules and not options.setup:
+        return
+    program = ["bash", "-l", "-c", modules.script(options.modules, options.setup), "doctor", os.devnull]
+    done = srun(context, job, 1, "none", program, NODE)
+    where = "modules, node"
+    yield modules.loaded(context, where) if done.went_well else modules.problem(done, context, where)
 
 
 def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
@@ -103,7 +109,7 @@ def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
         yield fail(
             "port",
             f"Nothing can listen on {ip or 'this host'}, port {context.options.controller_port or 'any'}: "
-            f"{error.strerror or error}.",
+            f"{os.strerror(error.errno or 0)}.",
             "Correct controller_ip and controller_port in the profile, or leave them out.",
         )
         return
@@ -121,9 +127,8 @@ def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
         yield fail(
             "a node",
             f"{context.python} on a node of job {job.job} {done.end}. It said:\n{done.last_words()}",
-            "Engines run this Python on compute nodes: it, mpiparallel, and this folder must be on a disk "
-            "that "
-            "nodes share. Name another by the setting `python`, or load its module (`modules`).",
+            "Engines run this Python on compute nodes: it must be on a disk that nodes share, with "
+            "mpiparallel. Name another by the setting `python`, or load its module (`modules`).",
             said=done.text,
         )
         return
@@ -180,11 +185,9 @@ def shared(said: Mapping[str, Any], folder: Path) -> Finding:
         return ok("shared folder", f"{said['host']} sees {folder}.", folder=str(folder))
     return fail(
         "shared folder",
-        f"{said['host']} does not see the files in {folder} ({said['why']}), where engines find keys and "
-        "address "
-        "of the controller.",
-        "Set MPIPARALLEL_STATE to a folder on a disk that nodes share, in your profile's environment and "
-        "here.",
+        f"{said['host']} does not see the files in {folder} ({said['why']}): engines find the "
+        "controller by them.",
+        "Set MPIPARALLEL_STATE to a folder on a disk that nodes share.",
         folder=str(folder),
     )
 
@@ -219,19 +222,19 @@ def ranks_by_srun(context: Context, job: Allocation) -> Iterator[Finding]:
     if not context.library or context.options.srun_mpi == "none":
         return
     vendor = str(context.library["vendor"])
-    there = plugins(run(["srun", "--mpi=list"], context.within(ASK), context.environ).text)
-    ways = candidates(vendor, there, context.options.srun_mpi)
-    if not ways:
+    there = pmi.parse_list(run(["srun", "--mpi=list"], context.within(ASK), context.environ).text)
+    first, *others = ways(vendor, there, context.options.srun_mpi) or [""]
+    if not first:
         return
     program = [context.python, *mpi.HELLO]
-    done = srun(context, job, mpi.RANKS, ways[0], program, MEET)
-    verdict = mpi.judge(done, f"srun --mpi={ways[0]}", "")
+    done = srun(context, job, mpi.RANKS, first, program, MEET)
+    verdict = mpi.judge(done, f"srun --mpi={first}", "")
     if verdict.good:
-        yield ok("2 ranks, srun", f"{verdict.words} ({done.seconds:.1f} s).", srun_mpi=ways[0])
+        yield ok("ranks by srun", f"{verdict.words} ({done.seconds:.1f} s).", srun_mpi=first)
         return
     good = ""
-    for other in [name for name in [*candidates(vendor, there, ""), "pmix", "pmi2"] if name in there]:
-        if other != ways[0] and not good and context.within(MEET) > 2.0:
+    for other in others:
+        if not good and context.within(MEET) > 2.0:
             again = srun(context, job, mpi.RANKS, other, program, MEET / 2)
             good = other if mpi.judge(again, "", "").good else ""
     if good:
@@ -242,7 +245,7 @@ def ranks_by_srun(context: Context, job: Allocation) -> Iterator[Finding]:
             f"{', '.join(there)}; "
             f"{vendor} wants {'pmix' if vendor == 'Open MPI' else 'pmi2'}."
         )
-    yield fail("2 ranks, srun", verdict.words, remedy, srun_mpi=ways[0], works=good)
+    yield fail("ranks by srun", verdict.words, remedy, srun_mpi=first, works=good)
 
 
 def ranks_by_mpiexec(context: Context, job: Allocation) -> Iterator[Finding]:
@@ -258,7 +261,7 @@ def ranks_by_mpiexec(context: Context, job: Allocation) -> Iterator[Finding]:
     command, environ = mpi.hello_command(context, which, {**job.environ, **spread})
     done = run(command, context.within(MEET), environ, mpiexec=True)
     verdict = mpi.judge(done, "mpiexec in a job", mpi.mpiexec_remedy(done, context.library, which))
-    name = "2 ranks, job"
+    name = "ranks in a job"
     if verdict.good:
         yield ok(name, f"{verdict.words} ({done.seconds:.1f} s).", command=command)
     else:

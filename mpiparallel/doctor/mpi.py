@@ -196,15 +196,16 @@ def check_mpiexec(context: Context) -> Iterator[Finding]:
         problem, _, remedy = str(error).partition(". ")
         yield fail("mpiexec", f"{problem}.", remedy or _INSTALL)
         return
-    if context.library:
-        yield agreement(context.library, which)
+    if not context.library:
+        return  # which has been told of; ranks could not start
+    yield agreement(context.library, which)
     command, environ = hello_command(context, which)
     done = run(command, context.within(MEET), environ, mpiexec=True)
     verdict = judge(done, "mpiexec", mpiexec_remedy(done, context.library, which))
     if not verdict.good:
-        yield fail("2 ranks here", verdict.words, verdict.remedy, command=command)
+        yield fail("ranks here", verdict.words, verdict.remedy, command=command)
         return
-    yield ok("2 ranks here", f"{verdict.words} ({done.seconds:.1f} s).", command=command)
+    yield ok("ranks here", f"{verdict.words} ({done.seconds:.1f} s).", command=command)
     yield from abilities(verdict.said[0], context.config.ft)
 
 

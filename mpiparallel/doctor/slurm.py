@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from mpiparallel.doctor.bounded import run
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
+from mpiparallel.doctor.mpi import VENDORS
+from mpiparallel.launch import pmi
+from mpiparallel.launch.argv import Dialect
 
 ASK = 10.0  # seconds for a question to Slurm
 
@@ -35,9 +38,13 @@ def check_slurm(context: Context) -> Iterator[Finding]:
             "back.",
         )
         return
-    yield partitions(done.text, context.options.partition)
+    found = partitions(done.text, context.options.partition)
+    context.takes_jobs = found.status != "fail"
+    yield found
     listing = run(["srun", "--mpi=list"], context.within(ASK), context.environ)
-    yield plugin(str(context.library.get("vendor", "")), plugins(listing.text), context.options.srun_mpi)
+    yield plugin(
+        str(context.library.get("vendor", "")), pmi.parse_list(listing.text), context.options.srun_mpi
+    )
 
 
 def partitions(text: str, wish: str) -> Finding:
@@ -68,22 +75,14 @@ def partitions(text: str, wish: str) -> Finding:
     return ok("Slurm", f"{words} nodes. {there}", nodes=nodes, **facts)
 
 
-def plugins(text: str) -> list[str]:
-    """Return the ways of starting MPI that ``srun --mpi=list`` names."""
-    found = []
-    for line in text.splitlines():
-        word = line.strip().removeprefix("srun: ").strip()
-        _, sign, more = word.partition("versions available:")
-        found += [part.strip() for part in more.split(",")] if sign else [word]
-    return list(dict.fromkeys(word for word in found if re.fullmatch(r"[a-z0-9_]+", word)))
-
-
-def candidates(vendor: str, there: Sequence[str], wish: str) -> list[str]:
-    """Return the ways of srun to start ranks of this MPI, the likeliest first."""
-    if wish:
-        return [] if wish == "none" else [wish]
-    order = ("pmix",) if vendor == "Open MPI" else ("pmi2", "pmix", "cray_shasta")
-    return [name for name in order if name in there]
+def ways(vendor: str, there: Sequence[str], wish: str) -> list[str]:
+    """Return the ways of srun to start ranks of this MPI that are worth a try, the likeliest first."""
+    if wish == "none":
+        return []
+    dialect = VENDORS.get(vendor, Dialect.UNKNOWN)
+    found = [wish] if wish else [pmi.fitting(dialect, tuple(there))]
+    found += [name for name in ("pmix", "pmi2") if name in there]
+    return list(dict.fromkeys(name for name in found if name)) if found[0] else []
 
 
 def plugin(vendor: str, there: Sequence[str], wish: str) -> Finding:
@@ -92,14 +91,20 @@ def plugin(vendor: str, there: Sequence[str], wish: str) -> Finding:
     facts = {"plugins": list(there), "srun_mpi": wish}
     if wish == "none":
         return ok(name, "The profile says srun_mpi = none: mpiexec starts the ranks of jobs.", **facts)
-    fitting = candidates(vendor, there, "")
+    fitting = pmi.fitting(VENDORS.get(vendor, Dialect.UNKNOWN), tuple(there))
     if wish and wish not in there:
         return fail(
             name,
             f"The profile says srun_mpi = {wish}, but this srun knows {listed} only (srun --mpi=list).",
-            f"Choose {fitting[0] if fitting else 'none (for mpiexec instead of srun)'}, or leave it out: "
-            "it is "
-            "found out then.",
+            f"Choose {fitting or 'none (for mpiexec instead of srun)'}, or leave it out: "
+            "it is found out then.",
+            **facts,
+        )
+    if wish and fitting and not wish.startswith(fitting):
+        return warn(
+            name,
+            f"The profile says srun_mpi = {wish}, but {vendor} mostly needs {fitting}.",
+            f"If ranks by srun do not meet, choose {fitting}, or leave it out: it is found out then.",
             **facts,
         )
     if not wish and not fitting:
@@ -111,4 +116,4 @@ def plugin(vendor: str, there: Sequence[str], wish: str) -> Finding:
             "plugin.",
             **facts,
         )
-    return ok(name, f"--mpi={wish or fitting[0]} suits {vendor or 'this MPI'}; srun knows {listed}.", **facts)
+    return ok(name, f"--mpi={wish or fitting} suits {vendor or 'this MPI'}; srun knows {listed}.", **facts)
