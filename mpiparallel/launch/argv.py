@@ -149,25 +149,37 @@ _AS_ROOT = {
 # Engines share cores by design: they wait for a person most of the time, and each has a second thread, which
 # binding would put on the core of the first.
 _SHARED_CORES = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI 5
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
-    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",  # Open MPI 5
+    "OMPI_MCA_hwloc_base_binding_policy": "none",  # Open MPI 4
+}
+# With these the first node gets as many ranks as it has cores, whatever the batch system has laid out.
+_MORE_THAN_CORES = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
 
 
 def world_environment(
-    environ: Mapping[str, str], mpi: MPI, *, n: int, cores: int, root: bool, log: str = ""
+    environ: Mapping[str, str],
+    mpi: MPI,
+    *,
+    n: int,
+    cores: int,
+    root: bool,
+    log: str = "",
+    allocated: bool = False,
 ) -> dict[str, str]:
     """Return the environment for the ``mpiexec`` of `n` ranks on `cores` cores, whose output goes to `log`.
 
-    What a person has set already stays as it is.
+    `allocated`: a batch system has a place for each of them, and says where. What a person has set already stays as it is.
     """
     kept = {name: value for name, value in environ.items() if not _OF_ANOTHER_JOB.match(name)}
     ours: dict[str, str] = {}
     # An mpiexec that could not be identified may still be Open MPI's; the others ignore these variables.
     if mpi.dialect in (Dialect.OPENMPI, Dialect.UNKNOWN):
         ours.update(_SHARED_CORES)
+        if not allocated:
+            ours.update(_MORE_THAN_CORES)
         if root:
             ours.update(_AS_ROOT)
         if n > cores:

@@ -114,7 +114,9 @@ def world_values(system: System, request: WorldRequest) -> dict[str, str]:
     which = _mpi(options, environ)
     by = pmi.choose(options, which, system.name == "slurm")
     root = os.geteuid() == 0
-    ours = argv.world_environment({}, which, n=ranks, cores=ranks, root=root, log=str(request.log))
+    ours = argv.world_environment(
+        {}, which, n=ranks, cores=ranks, root=root, log=str(request.log), allocated=True
+    )
     told = ("MPIPARALLEL_LOG", "MPIPARALLEL_N", "MPIPARALLEL_MPIEXEC")
     ours = {name: value for name, value in ours.items() if name in told or name not in environ}
     ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", environ.get("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE))

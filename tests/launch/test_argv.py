@@ -136,6 +136,17 @@ def test_environment(dialect: Dialect, n: int, root: bool, expected: dict[str, s
     assert with_log == {**environment, "MPIPARALLEL_LOG": "/d/engines-a.log"}
 
 
+def test_ranks_of_a_job_stay_where_the_batch_system_has_laid_them_out() -> None:
+    made = [
+        world_environment({}, MPI("/m", Dialect.OPENMPI), n=12, cores=12, root=False, allocated=allocated)
+        for allocated in (False, True)
+    ]
+    assert set(made[0]) - set(made[1]) == {
+        "PRTE_MCA_rmaps_default_mapping_policy", "OMPI_MCA_rmaps_base_oversubscribe"
+    }  # fmt: skip
+    assert made[1]["PRTE_MCA_hwloc_default_binding_policy"] == "none"
+
+
 def test_a_persons_settings_stay() -> None:
     mine = {"PRTE_MCA_hwloc_default_binding_policy": "core", "OMPI_MCA_mpi_yield_when_idle": "0"}
     environment = world_environment(mine, MPI("/m", Dialect.OPENMPI), n=3, cores=2, root=False)

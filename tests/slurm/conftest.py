@@ -9,6 +9,7 @@ the nodes to use (default: the first three). Tests tell Slurm to use no others b
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import subprocess
@@ -176,16 +177,24 @@ class Person:
     python: str
     environ: dict[str, str]
 
-    def command(self, *words: object) -> list[str]:
-        """Return `words` as a command that runs as this user."""
-        return ["runuser", "-u", ORDINARY_USER, "--", *(str(word) for word in words)]
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        """Start a program as this user, in the home folder."""
+        user = pwd.getpwnam(ORDINARY_USER)
+        return subprocess.Popen(
+            [str(word) for word in words],
+            env=self.environ, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+        )  # fmt: skip
 
     def run(self, *words: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a program as this user, in the home folder."""
-        return subprocess.run(
-            self.command(*words),
-            env=self.environ, cwd=self.home, capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
+        with self.start(*words) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 @pytest.fixture
@@ -208,16 +217,22 @@ def person(slurm: Slurm, root: None, _tag: str) -> Iterator[Person]:
     wheel = sorted(Path(sys.prefix, "lib").glob("libmpi.so.*"))
     if wheel:
         environ["MPI4PY_LIBMPI"] = str(wheel[0])
-    why = ""
+    found, why = None, ""
     for python in (sys.executable, system):
         somebody = Person(home, python, environ)
-        probe = somebody.run(python, "-c", "import mpiparallel.cli, mpi4py, zmq")
+        try:
+            probe = somebody.run(python, "-c", "import mpiparallel.cli, mpi4py, zmq")
+        except OSError as error:
+            why += f"{error}; "
+            continue
         if probe.returncode == 0:
-            yield somebody
+            found = somebody
             break
         why += probe.stderr.strip()[-200:]
+    if found:
+        yield found
     shutil.rmtree(home)
-    if probe.returncode:
+    if not found:
         pytest.skip(f"{ORDINARY_USER} can run no Python with these packages: {why}")
 
 
