@@ -171,7 +171,8 @@ def world_environment(
 ) -> dict[str, str]:
     """Return the environment for the ``mpiexec`` of `n` ranks on `cores` cores, whose output goes to `log`.
 
-    `allocated`: a batch system has a place for each of them, and says where. What a person has set already stays as it is.
+    `allocated`: a batch system has a place for each of them, and says where. What a person has set already
+    stays as it is.
     """
     kept = {name: value for name, value in environ.items() if not _OF_ANOTHER_JOB.match(name)}
     ours: dict[str, str] = {}

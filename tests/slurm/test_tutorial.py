@@ -1,4 +1,4 @@
-"""Twelve ranks on three nodes run the tutorial; two jobs join one controller; so it goes for an ordinary user."""
+"""Twelve ranks on three nodes run the tutorial; jobs join one controller; an ordinary user can do it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import wait_until
 
 import mpiparallel as ipp
-from helpers import wait_until
 from slurm.machine import Slurm, run
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
@@ -45,8 +45,9 @@ def test_twelve_ranks_on_three_nodes_run_the_tutorial(
 ) -> None:
     monkeypatch.setenv("MPIPARALLEL_STATE", str(tmp_path))
     cluster = ipp.Cluster(
-        engines="slurm", n=RANKS, nodes=3, ntasks_per_node=4, batch_args=slurm.here, cluster_id="", **WAYS[way]
-    )
+        engines="slurm", n=RANKS, nodes=3, ntasks_per_node=4, batch_args=slurm.here, cluster_id="",
+        **WAYS[way],
+    )  # fmt: skip
     with cluster as rc:
         hosts = rc[:].apply_sync(socket.gethostname)
         assert len(rc[:].apply_sync(os.getpid)) == RANKS
