@@ -277,7 +277,8 @@ class Cluster(
         Raises
         ------
         LaunchError
-            If the engines do not come within `engine_timeout`; nothing is left running then.
+            If the engines do not come within `engine_timeout` of the start of their job, or the job does not
+            start within `queue_timeout`, or cannot; nothing is left running then.
         """
         n = self._number(n)
         self.start_cluster_sync(n)
@@ -307,9 +308,11 @@ class Cluster(
         Raises
         ------
         LaunchError
-            If a part of the cluster ends meanwhile, or they do not come within `engine_timeout`.
+            If a part of the cluster ends meanwhile, or they do not come within `engine_timeout` of the start
+            of their job, or that does not start within `queue_timeout`, or cannot.
         """
-        cluster_engines.wait_for(client, n, self.engines.values(), self.engine_timeout)
+        sets = self.engines.values()
+        cluster_engines.wait_for(client, n, sets, self.engine_timeout, self.options.queue_timeout)
         self.learn_ids(client)
 
     # ------------------------------------------------------------ stopping
@@ -324,10 +327,7 @@ class Cluster(
                 if engines:
                     client.shutdown(engines, block=True)
         for name in names:
-            engine_set = self.engines.pop(name)
-            engine_set.process.wait(WORLD_LEAVES)
-            engine_set.stop()
-            engine_set.process.close()
+            self.engines.pop(name).leave(WORLD_LEAVES)
         self.update_cluster_file()
 
     def stop_controller_sync(self) -> None:
@@ -351,10 +351,7 @@ class Cluster(
         finally:
             for name in list(self.engines):
                 # The controller has sent them home: mpiexec ends by itself, unless they never met.
-                engine_set = self.engines.pop(name)
-                engine_set.process.wait(WORLD_LEAVES)
-                engine_set.stop()
-                engine_set.process.close()
+                self.engines.pop(name).leave(WORLD_LEAVES)
             if began:
                 self.remove_cluster_file()
                 files.remove(self.folder, keep_results=not self.shutdown_atexit)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel import cluster_waiting
 from mpiparallel.error import EngineError, LaunchError
 from mpiparallel.launch.launched import EngineSet
 
@@ -17,21 +18,37 @@ if TYPE_CHECKING:
     from mpiparallel.wire.messages import EngineInfo
 
 
-def wait_for(client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: float) -> None:
+def wait_for(
+    client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: float, queue_timeout: float
+) -> None:
     """Wait until `client` sees `n` engines; it asks its cluster meanwhile whether they can still come.
 
     Raises
     ------
     LaunchError
-        If they do not come within `timeout` seconds, or not as one world for each set.
+        If they do not come within `timeout` seconds, or not as one world for each set; `timeout` counts from
+        when their jobs run, for which there are `queue_timeout` seconds.
     """
     engine_sets = list(engine_sets)
-    try:
-        client.wait_for_engines(n, timeout=timeout)
-    except EngineError as error:
-        raise LaunchError(str(error)) from error
-    except TimeoutError as error:
-        raise _too_late(f"{len(client.ids)} of {n}", engine_sets, timeout) from error
+
+    def come(seconds: float) -> bool:
+        try:
+            client.wait_for_engines(n, timeout=seconds, interactive=False)
+        except TimeoutError:
+            return False
+        return True
+
+    while True:
+        try:
+            cluster_waiting.await_start(lambda: engine_sets, queue_timeout, pause=come)
+            client.wait_for_engines(n, timeout=timeout)
+        except EngineError as error:
+            raise LaunchError(str(error)) from error
+        except TimeoutError as error:
+            if any(one.process.what_it_waits_for() for one in engine_sets):
+                continue  # it was sent back to the queue
+            raise _too_late(f"{len(client.ids)} of {n}", engine_sets, timeout) from error
+        break
     _check_worlds(client, engine_sets)
 
 
@@ -40,38 +57,49 @@ def wait_for_sets(
     current: Callable[[], Sequence[EngineSet]],
     hopeless: Callable[[EngineSet], bool],
     timeout: float,
+    queue_timeout: float,
 ) -> None:
     """Wait until `client` sees all engines of the sets that `current` returns; they may change meanwhile.
 
     Raises
     ------
     LaunchError
-        If they do not come within `timeout` seconds, or one of the sets is `hopeless`.
+        If they do not come within `timeout` seconds once their jobs run, or not these within `queue_timeout`,
+        or one of the sets is `hopeless`.
     """
-    deadline = time.monotonic() + timeout
     connection = client._connection
-    while True:
+
+    def missing() -> int:
         engine_sets = current()
         come = dict.fromkeys([one.name for one in engine_sets], 0)
         for world in _worlds(client, list(come)):
             come[world["engine_set"]] += sum(engine in connection.engines for engine in world["engines"])
-        if all(come[one.name] >= one.n for one in engine_sets):
-            return
-        for one in engine_sets:
+        return sum(max(0, one.n - come[one.name]) for one in engine_sets)
+
+    def pause(seconds: float) -> bool:
+        if not missing():
+            return True
+        for one in current():
             if hopeless(one):
                 raise one.failure()
-        rest = deadline - time.monotonic()
-        if rest <= 0:
-            wanted = sum(one.n for one in engine_sets)
-            raise _too_late(f"{sum(come.values())} of {wanted}", engine_sets, timeout)
         with connection.changed:
-            connection.changed.wait(min(0.2, rest))
+            connection.changed.wait(seconds)
+        return False
+
+    cluster_waiting.await_start(current, queue_timeout, pause=pause)
+    deadline = time.monotonic() + timeout
+    while not pause(min(0.2, max(0.0, deadline - time.monotonic()))):
+        if time.monotonic() > deadline:
+            engine_sets = current()
+            wanted = sum(one.n for one in engine_sets)
+            raise _too_late(f"{wanted - missing()} of {wanted}", engine_sets, timeout)
 
 
 def _too_late(how_many: str, engine_sets: Sequence[EngineSet], timeout: float) -> LaunchError:
     said = "\n".join(one.get_output(40) for one in engine_sets).strip() or "nothing"
+    where = cluster_waiting.names_of(engine_sets)
     return LaunchError(
-        f"{how_many} engines connected within {timeout:g} s (engine_timeout). They said: {said}"
+        f"{how_many} engines connected within {timeout:g} s (engine_timeout; {where}). They said: {said}"
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mpiparallel import cluster_engines
 from mpiparallel.error import IPythonError, LaunchError
 from mpiparallel.launch.launched import Controller, EngineSet
+from mpiparallel.launchoptions import LaunchOptions
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
@@ -35,6 +36,7 @@ class RestartingCluster:
     controller: Controller | None
     engines: dict[str, EngineSet]
     engine_timeout: float
+    options: LaunchOptions
     start_engines_sync: Callable[..., str]
     stop_engines_sync: Callable[..., None]
     connect_client_sync: Callable[..., Client]
@@ -107,6 +109,7 @@ class RestartingCluster:
             lambda: [self.engines[name] for name in names],
             lambda one: not one.running and not self._will_restart(one),
             self.engine_timeout,
+            self.options.queue_timeout,
         )
 
     # ------------------------------------------------------------ by itself

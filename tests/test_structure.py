@@ -23,7 +23,7 @@ BASE = {
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
     "cluster_looks", "cluster_manager", "cluster_options", "cluster_record", "cluster_resize",
-    "cluster_restart", "cluster_widget",
+    "cluster_restart", "cluster_waiting", "cluster_widget",
 }  # fmt: skip
 
 # What each part may import of the others; what is not named here may import anything.

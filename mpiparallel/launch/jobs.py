@@ -233,6 +233,11 @@ class Job:
             return "is running" if info.phase is Phase.RUNNING else f"is {info.state}"
         return info.end or f"ended ({info.state})"
 
+    def where(self) -> str:
+        """Return its name and its nodes."""
+        nodes = self.info().nodes
+        return f"{self.name} on {nodes}" if nodes else self.name
+
     def what_it_waits_for(self) -> str:
         """Return in which state it waits, and until when by estimate; empty when it does not wait."""
         info = self.info()
@@ -274,9 +279,12 @@ class Job:
         self._queue.watch(self.id, ended)
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal to its ranks, or to its batch script, if it runs."""
-        if self.info().phase is Phase.RUNNING:
+        """Send a signal to its ranks, or to its batch script; if it waits, TERM cancels it."""
+        phase = self.info(QUICKEST).phase
+        if phase is Phase.RUNNING:
             self._queue.system.signal(self.id, signum, script=self.script)
+        elif phase is Phase.WAITING and signum in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            self._queue.system.cancel([self.id])
 
     def close_lifeline(self) -> None:
         """Do nothing: a job has no lifeline."""

@@ -64,6 +64,10 @@ class Launched:
         unwanted = self.process.exit_code or self.lost
         return "failed" if unwanted and not self.process.asked_to_stop else "stopped"
 
+    def where(self) -> str:
+        """Return what it is known by, and where it runs, for people."""
+        return self.process.where()
+
     def get_output(self, lines: int = 100) -> str:
         """Return the last lines of its log."""
         return self.process.tail(lines)
@@ -140,6 +144,13 @@ class EngineSet(Launched):
     def stop(self, grace: float = WORLD_GRACE) -> None:
         """End all its engines, by way of mpiexec."""
         self.process.stop(grace)
+
+    def leave(self, patience: float) -> None:
+        """End them, after `patience` seconds in which they may do so by themselves: they were sent home."""
+        if not self.process.what_it_waits_for():
+            self.process.wait(patience)
+        self.stop()
+        self.process.close()
 
     def clear_away(self) -> None:
         """End what is left of a set whose mpiexec has ended by itself, and let go of its log."""

@@ -141,6 +141,10 @@ class Process:
             return f"was killed by {_signal_name(-code)}"
         return f"ended with exit code {code}"
 
+    def where(self) -> str:
+        """Return its name: it runs here."""
+        return self.name
+
     def what_it_waits_for(self) -> str:
         """Return nothing: a process has no queue to wait in."""
         return ""

@@ -39,6 +39,9 @@ class Running(Protocol):
     def describe_end(self) -> str:
         """Return how it ended, in words that continue "mpiexec ...": ``"ended with exit code 1"``."""
 
+    def where(self) -> str:
+        """Return its name and where it runs, for people: ``"job 123 on node[1-2]"``."""
+
     def what_it_waits_for(self) -> str:
         """Return why it has not begun, for people; empty when it has, or has no need to wait."""
 
