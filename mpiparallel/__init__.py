@@ -37,7 +37,7 @@ _HOMES = {
         "AlreadyDisplayedError", "CommunicatorBroken", "CompositeError", "ConnectionFileError",
         "ConnectionRefused", "DeadlockError", "DependencyTimeout", "EngineError", "IPythonError",
         "ImpossibleDependency", "InvalidDependency", "KernelError", "LaunchError", "NoEnginesRegistered",
-        "PeerFailed", "RemoteError", "TaskAborted",
+        "PeerFailed", "RemoteError", "TaskAborted", "TunnelError",
         "TaskRejectError", "TaskTimeout", "TimeoutError", "UnmetDependency", "WireError",
     ],
 }  # fmt: skip

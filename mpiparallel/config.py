@@ -29,6 +29,7 @@ class Config:
     profile: str = "default"  # of a cluster that is not named otherwise
     cluster_id: str = ""
     fold: bool | None = None  # whether identical output of several engines is shown once; None: to people
+    job: str = ""  # the batch job that this program runs in
     log: str = ""  # the file that gets what mpiexec and the ranks of this world say
     ft: bool = True  # whether worlds are started so that ranks survive others, where the MPI can do that
     heartbeat: float = 5.0  # a peer that was silent for so long is asked to say something
@@ -62,7 +63,8 @@ class Config:
         ``_ORPHAN_AFTER``, ``_IDLE_TIMEOUT``, ``_WARN_BEFORE``, ``_RECONNECT_FOR``, ``_NOTICE_AFTER``,
         ``_OUTPUT_WINDOW``, ``_MAX_FRAME``,
         ``_MAX_BACKLOG``, ``_RESULTS_BYTES``, ``_RESULTS_COUNT``, ``_RESULTS_AGE``, ``_RESULTS_MEMORY``
-        (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller).
+        (numbers); ``MPIPARALLEL_SCHEME`` and ``MPIPARALLEL_HWM`` (for the controller). A batch system tells
+        the job.
 
         Raises
         ------
@@ -87,6 +89,8 @@ class Config:
             values["hwm"] = _whole(environ["MPIPARALLEL_HWM"])
         values["store"] = environ.get("MPIPARALLEL_STORE", "1") not in ("", "0")
         values["log"] = environ.get("MPIPARALLEL_LOG", "")
+        for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"):
+            values["job"] = values.get("job") or environ.get(variable, "")
         for name, number in (
             ("heartbeat", float), ("lost_after", float), ("orphan_after", float),
             ("reconnect_for", float), ("notice_after", float),

@@ -35,6 +35,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     server_key: str
     public_key: str
     secret_key: str
+    job: str = ""  # the batch job that the controller runs in
 
     @property
     def is_local(self) -> bool:

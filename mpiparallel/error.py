@@ -21,6 +21,7 @@
           AlreadyDisplayedError   ... and its tracebacks were shown while they streamed
       ConnectionRefused           the controller turned this peer away (key, role, protocol)
       ConnectionFileError         a connection file is missing, unreadable or too readable
+      TunnelError                 a host cannot be reached by ssh, or a cluster not from there
       LaunchError                 a controller or a world of engines did not start
     WireError                     bytes that are no message of ours
 
@@ -151,6 +152,10 @@ class ConnectionRefused(IPythonError):
 
 class ConnectionFileError(IPythonError, OSError):
     """A connection file is missing, malformed, or readable by others."""
+
+
+class TunnelError(IPythonError, ConnectionError):
+    """A host could not be reached by ssh, or the cluster not from there; the message holds the remedy."""
 
 
 class LaunchError(IPythonError):

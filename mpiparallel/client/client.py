@@ -20,7 +20,7 @@ from mpiparallel.client.views import BroadcastView, DirectView
 from mpiparallel.config import Config
 from mpiparallel.ranges import engines as engines_text
 
-_SSH = ("sshserver", "sshkey", "password", "paramiko")
+_SSH = ("password", "paramiko")  # ssh asks agents and its own configuration
 _IGNORED = ("ipython_dir", "context", "debug")  # IPython Parallel has them; they mean nothing here
 
 
@@ -43,6 +43,14 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
         The `Cluster` object that this client belongs to, if any.
     timeout
         Seconds to wait for the file, and for the controller.
+    ssh
+        The host where the cluster is, or through which it is reached, as for the command ssh: ``user@login``.
+        Files, profiles and ids are those of that host then. ssh must log in without questions.
+    job
+        The batch job that the controller or engines are in, instead of a profile or an id.
+    sshserver, sshkey
+        As in IPython Parallel: a connection file that is given is here, and the way to its controller leads
+        through this host; a file with a key for ssh.
 
     Attributes
     ----------
@@ -70,6 +78,10 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
         timeout: float = 10,
         cluster_id: str | None = None,
         cluster: Any = None,
+        ssh: str | None = None,
+        job: int | str | None = None,
+        sshserver: str | None = None,
+        sshkey: Any = None,
         **options: Any,
     ) -> None:
         _check_options(options)
@@ -77,7 +89,14 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
         self._config = Config.from_environment()
         if source is None and cluster is not None:
             source = getattr(cluster, "connection_file", None)
-        info, path = locate.find(source, self._config, timeout, profile, profile_dir, cluster_id)
+        way = path = None
+        if ssh is None and sshserver is None:
+            info, path = locate.find(source, self._config, timeout, profile, profile_dir, cluster_id, job)
+        else:
+            info, way = locate.find_behind(
+                source, self._config, timeout, ssh=ssh, sshserver=sshserver, sshkey=sshkey,
+                profile=profile, profile_dir=profile_dir, cluster_id=cluster_id, job=job,
+            )  # fmt: skip
         self.block = False
         self.profile = profile or self._config.profile
         self.cluster = cluster
@@ -85,7 +104,7 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
         self._feeding: weakref.WeakSet[Any] = weakref.WeakSet()  # maps that threads of their own send
         self.debug = bool(options.get("debug"))
         self.history = History()
-        self._connection = Connection(info, self._config, timeout, path)
+        self._connection = Connection(info, self._config, timeout, path, way)
         # Also at the interpreter's exit, so that a forgotten client does not hold it up.
         self._finalizer = weakref.finalize(self, self._connection.close)
         self.results = self._result_mapping(lambda task: True)
@@ -355,10 +374,10 @@ class Client(Shown, ControlMixin, HubQueriesMixin):
 def _check_options(options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name in _SSH:
-            if value is not None:
+            if value:
                 raise ValueError(
-                    f"{name}={value!r}: a client does not open ssh tunnels. Copy the cluster's {locate.NAME} "
-                    "here, forward the controller's one port with ssh -L, and give the file to Client"
+                    f"{name}=...: tunnels are those of the command ssh, which asks no questions here. Give "
+                    "it a key (ssh-add, sshkey=...), or run in a terminal: mpiparallel attach user@host"
                 )
         elif name not in _IGNORED:
             raise TypeError(f"Client got an unexpected keyword argument {name!r}")

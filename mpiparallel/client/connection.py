@@ -23,6 +23,7 @@ from mpiparallel.client.functioncache import Pickled
 from mpiparallel.client.iothread import IOThread
 from mpiparallel.client.tasks import Request, Task, checked_label
 from mpiparallel.client.transport import open_transport
+from mpiparallel.client.tunnel import Tunnel
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.wire import frames, objects
@@ -63,9 +64,15 @@ class Connection:
     """
 
     def __init__(
-        self, info: ConnectionInfo, config: Config, timeout: float, path: Path | None = None
+        self,
+        info: ConnectionInfo,
+        config: Config,
+        timeout: float,
+        path: Path | None = None,
+        way: tuple[Tunnel, str] | None = None,
     ) -> None:
         self.info = info
+        self.tunnel = way[0] if way is not None else None  # closed with the connection
         self.path = path  # the file that says where the controller is; a new one may be written
         self.config = config
         self.name = secrets.token_hex(6)
@@ -87,7 +94,7 @@ class Connection:
         self._questions = 0
         self._known: OrderedDict[bytes, set[int]] = OrderedDict()  # function -> engines that were sent it
         self._hub_knows: OrderedDict[bytes, None] = OrderedDict()  # functions that the hub was sent
-        transport = open_transport(info, timeout)
+        transport = open_transport(info, timeout, way[1] if way is not None else None)
         self.address = transport.address
         hello = Hello(version=__version__, name=self.name, host=socket.gethostname(), pid=self.pid)
         self._io = IOThread(self, transport, Message(hello))
@@ -363,6 +370,8 @@ class Connection:
         if os.getpid() != self.pid:
             return
         self._io.stop(Message(Goodbye()), CLOSED, 1.0 if linger is None else linger)
+        if self.tunnel is not None:
+            self.tunnel.close()
 
     def end(self, reason: str) -> None:
         """Fail whatever is pending; called by the I/O thread when it ends, and for what came in too late."""
@@ -386,6 +395,8 @@ class Connection:
                 asked[0].set_exception(RuntimeError(reason))
         with self.changed:
             self.changed.notify_all()
+        if self.tunnel is not None:
+            self.tunnel.close()
 
     def send(self, header: AnyHeader, payload: Sequence[Any] = ()) -> None:
         """Send any message."""

@@ -21,7 +21,7 @@ import zmq
 
 from mpiparallel import error
 from mpiparallel.client import receiving, reconnect
-from mpiparallel.client.searching import BROKEN, Search, gone
+from mpiparallel.client.searching import BROKEN, Search, TunnelSearch, gone
 from mpiparallel.client.tasks import Request
 from mpiparallel.client.transport import Transport, is_running
 from mpiparallel.wire import frames
@@ -362,9 +362,11 @@ class IOThread:
         assert self._trouble is not None
         self._detach(0.0)
         if self._search is None:
-            self._search = Search(
-                connection.info, connection.path, self._trouble, self._config.reconnect_for, now
-            )
+            patience = self._config.reconnect_for
+            if connection.tunnel is not None:
+                self._search = TunnelSearch(connection.info, connection.tunnel, self._trouble, patience, now)
+            else:
+                self._search = Search(connection.info, connection.path, self._trouble, patience, now)
             reconnect.fail_signals(connection, self._search.reason)
         else:
             self._search.failed(now)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mpiparallel import connection_file
+from mpiparallel.client import sshcommand
+from mpiparallel.client.remote import is_loopback, job_name
 from mpiparallel.client.transport import is_running
+from mpiparallel.client.tunnel import TIME, Tunnel, wanted_by
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.error import ConnectionFileError
@@ -33,8 +36,11 @@ def find(
     profile: str | None = None,
     profile_dir: Any = None,
     cluster_id: str | None = None,
+    job: Any = None,
 ) -> tuple[ConnectionInfo, Path | None]:
-    """Return the connection info in `source` (a path or a dict) or that of a profile's cluster; and its file.
+    """Return the connection info in `source` (a path or a dict), or of a profile's or a job's cluster.
+
+    Its file comes with it, if it is one.
 
     Raises
     ------
@@ -61,9 +67,91 @@ def find(
         path = Path(source).expanduser()
         if path.is_dir():
             path = path / NAME
+    elif job is not None:
+        path = file_of_job(config, job_name(job))
     else:
         path = cluster_file(config, profile, profile_dir, cluster_id)
     return load(path, timeout), path.absolute()
+
+
+def find_behind(
+    source: Any,
+    config: Config,
+    timeout: float,
+    *,
+    ssh: Any = None,
+    sshserver: Any = None,
+    sshkey: Any = None,
+    profile: str | None = None,
+    profile_dir: Any = None,
+    cluster_id: str | None = None,
+    job: Any = None,
+) -> tuple[ConnectionInfo, tuple[Tunnel, str]]:
+    """Return the connection info of a cluster that is reached by ssh, and the way to it: an open tunnel.
+
+    With `ssh`, names and paths are those of the other host; with `sshserver`, as in IPython Parallel, a file
+    that is named is one of ours.
+
+    Raises
+    ------
+    TunnelError
+        If there is no way; in half a minute at most.
+    ConnectionFileError, ValueError, TypeError
+        As in `find`.
+    """
+    if ssh is not None and sshserver is not None:
+        raise ValueError("give ssh=... or sshserver=..., not both")
+    destination = sshcommand.checked(ssh) if ssh is not None else sshcommand.with_port(sshserver)
+    if ssh is None and isinstance(source, (str, os.PathLike)):
+        source, _ = find(source, config, timeout)
+    if source is None and profile_dir is not None:
+        name = f"cluster-{cluster_id}" if cluster_id else "cluster"
+        source = f"{profile_dir}/{name}"
+    wanted = wanted_by(source, profile, cluster_id, job)
+    key = os.path.expanduser(sshkey) if sshkey else ""
+    if key and not os.path.exists(key):
+        raise ValueError(f"sshkey={sshkey!r}: there is no such file")
+    tunnel = Tunnel(destination, wanted, config, key=key)
+    try:
+        info, address = tunnel.open(max(timeout, TIME), timeout)
+    except BaseException:
+        tunnel.close()
+        raise
+    return info, (tunnel, address)
+
+
+def file_of_job(config: Config, job: str) -> Path:
+    """Return the connection file of the cluster whose controller or engines are in a batch job.
+
+    Raises
+    ------
+    ConnectionFileError
+        If there is none.
+    """
+    for path in config.state_dir.glob(f"*/cluster*/{NAME}"):
+        if job in jobs_of(path):
+            return path
+    raise ConnectionFileError(
+        f"no cluster of job {job} is to be seen in {config.state_dir}: the job waits, has ended, or has its "
+        f"files elsewhere. See: squeue -j {job}. If it is on another machine, which is reached by ssh: "
+        f"Client(ssh='user@host', job={job})"
+    )
+
+
+def jobs_of(path: Path) -> set[str]:
+    """Return the batch jobs of the cluster with the connection file `path`."""
+    jobs = set()
+    try:
+        jobs.add(connection_file.read(path).job)
+    except ConnectionFileError:
+        pass  # no file of ours, or not ours
+    try:
+        record = json.loads((path.parent / "cluster.json").read_bytes())
+        parts = [record["controller"], *record["engines"]["sets"].values()]
+        jobs.update(str(part["job"]) for part in parts if part and "job" in part)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it was started by hand
+    return jobs - {""}
 
 
 def cluster_file(config: Config, profile: str | None, profile_dir: Any, cluster_id: str | None) -> Path:
@@ -137,14 +225,11 @@ def check(info: ConnectionInfo, source: str) -> None:
             raise LeftBehind(
                 f"{source} was left behind by a controller (process {info.pid}) that no longer runs. {REMEDY}"
             )
-    elif info.addresses and all(_is_loopback(address) for address in info.addresses):
+    elif info.addresses and all(is_loopback(address) for address in info.addresses):
         warnings.warn(
             f"the controller on {info.host} listens on {', '.join(info.addresses)} only, which cannot be "
-            f"reached from {socket.gethostname()}: start it with --ip, or come through ssh -L",
+            f"reached from {socket.gethostname()}: start it with --ip, or come through ssh: "
+            "Client(ssh='user@host')",
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-def _is_loopback(address: str) -> bool:
-    return any(f"//{local}" in address for local in ("127.", "localhost", "[::1]"))

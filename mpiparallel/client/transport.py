@@ -53,15 +53,15 @@ class Transport:
         self.context.term()
 
 
-def open_transport(info: ConnectionInfo, timeout: float) -> Transport:
-    """Return a socket on its way to the controller.
+def open_transport(info: ConnectionInfo, timeout: float, way: str | None = None) -> Transport:
+    """Return a socket on its way to the controller, by the address `way` if that is given.
 
     Raises
     ------
     TimeoutError, ConnectionError
         If no address of the controller can be reached; the message names them all.
     """
-    address = info.local if info.is_local else reachable(info, timeout)
+    address = way or (info.local if info.is_local else reachable(info, timeout))
     context: zmq.Context[Any] = zmq.Context()
     dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
     dealer.sndhwm = SEND_MARK

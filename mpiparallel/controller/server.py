@@ -145,12 +145,11 @@ class Server:
             version=__version__,
             host=self.host,
             pid=os.getpid(),
+            job=self.config.job,
             addresses=self.sockets.addresses,
             local=self.sockets.local_address,
-            server_key=self.keys.server.public,
-            public_key=pair.public,
-            secret_key=pair.secret,
-        )
+            server_key=self.keys.server.public, public_key=pair.public, secret_key=pair.secret,
+        )  # fmt: skip
 
     def __enter__(self) -> Server:
         return self

@@ -171,8 +171,8 @@ def test_an_address_of_another_host_that_cannot_work(state):
 def test_options(connect):
     with pytest.raises(TypeError, match="'colour'"):
         connect(colour="red")
-    with pytest.raises(ValueError, match="ssh -L"):
-        connect(sshserver="login")
+    with pytest.raises(ValueError, match="mpiparallel attach"):
+        connect(password="secret")
     assert connect(debug=True, context=None, sshserver=None).debug
 
 
