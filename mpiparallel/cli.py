@@ -88,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
         return int(module_of(options.command).run(options, Config.from_environment()))
     except AlreadyRunning as error:
         return fail(error, exits.ALREADY_STARTED)
-    except (IPythonError, ValueError, FileNotFoundError, TimeoutError) as error:
+    except (IPythonError, ValueError, OSError) as error:
         return fail(error, exits.FAILED)
     except KeyboardInterrupt:
         return exits.INTERRUPTED

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import psutil
 
-from mpiparallel import connection_file
+from mpiparallel import connection_file, disk
 from mpiparallel.config import Config
 from mpiparallel.error import ConnectionFileError, LaunchError
 from mpiparallel.launch.launched import attach
@@ -82,7 +82,22 @@ def claim(folder: Path) -> None:
     ------
     AlreadyRunning
         If a cluster lives there.
+    LaunchError
+        If it cannot be made, or nothing can be written to it.
     """
+    try:
+        _make(folder)
+        disk.check(folder)
+    except OSError as error:
+        raise LaunchError(disk.explain(folder, error)) from None
+    except AlreadyRunning:
+        raise
+    except LaunchError:
+        remove(folder)
+        raise
+
+
+def _make(folder: Path) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for _ in range(2):
         try:

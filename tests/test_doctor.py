@@ -22,7 +22,7 @@ import pyte
 import pytest
 from helpers import wait_until
 
-from mpiparallel import __version__, connection_file, launchoptions
+from mpiparallel import __version__, connection_file, disk, launchoptions
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.doctor import (
@@ -508,10 +508,10 @@ def test_a_disk_without_any_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.touch()
         return os.open("/dev/full", os.O_WRONLY), str(path)
 
-    monkeypatch.setattr(here.tempfile, "mkstemp", into_a_full_device)
+    monkeypatch.setattr(disk.tempfile, "mkstemp", into_a_full_device)
     found = here.state_folder(tmp_path)
     assert found.status == "fail" and "No space left on device" in found.words
-    assert "quota" in found.remedy and list(tmp_path.iterdir()) == []
+    assert "The disk is full" in found.remedy and list(tmp_path.iterdir()) == []
 
 
 def test_a_site_folder_that_others_may_change(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {
     "mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks",
-    "launchoptions", "profiles", "reach",
+    "launchoptions", "disk", "profiles", "reach",
 }  # fmt: skip
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "ranges": set(),
     "peek": set(),
     "launchoptions": set(),
+    "disk": {"error"},
     "reach": set(),
     "profiles": {"launchoptions", "error", "config"},
     "config": BASE,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from mpiparallel import connection_file
+from mpiparallel import connection_file, disk
 from mpiparallel.connection_file import NAMES, ConnectionInfo
 from mpiparallel.controller import restore
 from mpiparallel.controller.liveness import alive
@@ -111,8 +111,11 @@ def claim(directory: Path, *, remove: bool, again: bool = False) -> None:
         If a controller that is alive has its files there.
     UnsuitableDirectory
         If it is to be removed in the end (`remove`) and holds what is not a cluster's.
+    LaunchError
+        If nothing can be written there.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    disk.check(directory)
     if remove:
         foreign = [path.name for path in directory.iterdir() if not _is_ours(path)]
         if foreign:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import platform
@@ -15,11 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpiparallel import __version__
+from mpiparallel import __version__, disk
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, warn
 
 LIBRARIES = ("mpi4py", "pyzmq", "ipython", "numpy", "cloudpickle", "msgspec")
-TRIAL = 256 << 10  # bytes that are written to see whether a disk takes them
 LITTLE = 200 << 20  # bytes; results and logs need more than that
 SHARED = 64 << 20  # bytes of shared memory that a few ranks need
 FILES = 1024  # open files; the controller has some for each client and world
@@ -81,10 +79,10 @@ def state_folder(folder: Path) -> Finding:
     name, remedy = "state folder", "Name another by MPIPARALLEL_STATE, on a disk that compute nodes share."
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = try_to_write(folder)
+        mode = disk.try_to_write(folder, sync=True)
     except OSError as error:
-        words = f"{folder}: {error.strerror or error}."
-        return fail(name, words, remedy_for(error) or remedy, folder=str(folder))
+        words, _, remedy = disk.explain(folder, error).partition(". ")
+        return fail(name, f"{words[0].upper()}{words[1:]}.", remedy, folder=str(folder))
     about = folder.stat()
     room = free(folder)
     facts = {"folder": str(folder), "mode": f"{stat.S_IMODE(about.st_mode):04o}", "free": room}
@@ -110,30 +108,6 @@ def state_folder(folder: Path) -> Finding:
     if room < LITTLE:
         return warn(name, f"{folder} can be written, but only {size(room)} are free.", remedy, **facts)
     return ok(name, f"{folder} can be written, {size(room)} free.", **facts)
-
-
-def try_to_write(folder: Path) -> int:
-    """Write a file to `folder` and remove it; return the mode that it got when 0600 was asked for."""
-    descriptor, path = tempfile.mkstemp(dir=folder, prefix=".doctor-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(1024) * (TRIAL // 1024))
-            file.flush()
-            os.fsync(file.fileno())
-        return stat.S_IMODE(os.stat(path).st_mode)
-    finally:
-        os.unlink(path)
-
-
-def remedy_for(error: OSError) -> str:
-    """Return what to do about a folder that cannot be written, where there is something better to say."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "The disk is full, or your quota is used up: remove what you do not need (`quota -s`, `du -sh "
-            "*`; "
-            "old results: `mpiparallel clean`), or name another folder by MPIPARALLEL_STATE."
-        )
-    return ""
 
 
 def site_folder(folder: Path) -> Iterator[Finding]:
@@ -167,7 +141,7 @@ def temporary_folder(folder: Path) -> Finding:
     """Return whether sockets and MPI's own files have a place."""
     name, remedy = "temporary", "Make room there, or name another folder by TMPDIR."
     try:
-        try_to_write(folder)
+        disk.try_to_write(folder, sync=True)
     except OSError as error:
         return fail(name, f"{folder}: {error.strerror or error}.", remedy, folder=str(folder))
     room = free(folder)
@@ -181,7 +155,7 @@ def shared_memory(folder: Path) -> Finding:
     name = "shared memory"
     remedy = "In a container, give it more: docker run --shm-size=1g. Elsewhere, remove what was left there."
     try:
-        try_to_write(folder)
+        disk.try_to_write(folder, sync=True)
     except OSError as error:
         return fail(name, f"{folder}: {error.strerror or error}.", remedy, folder=str(folder))
     room = free(folder)
