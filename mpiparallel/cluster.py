@@ -18,8 +18,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from mpiparallel import cluster_engines, connection_file
 from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
@@ -382,7 +380,7 @@ class Cluster(
         if n is None:
             n = self.n
         if n is None:
-            n = min(psutil.cpu_count(logical=False) or 1, local.cores())
+            n = local.default_n(self.options, os.environ)
         if n < 0:
             raise ValueError(f"n={n}: the number of engines cannot be negative")
         self.n = n

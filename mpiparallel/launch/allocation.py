@@ -67,10 +67,36 @@ def _slurm(environ: Mapping[str, str]) -> Allocation | None:
     if not job or not listed:
         return None
     nodes = tuple(expand(listed))
+    environ = outside_of_step(environ)
     text = environ.get("SLURM_NTASKS") or environ.get("SLURM_NPROCS") or ""
     # salloc without -n has not SLURM_NTASKS; the tasks per node are there always.
     ntasks = int(text) if text.isdigit() else sum(per_node(environ.get("SLURM_TASKS_PER_NODE", "")))
     return Allocation("slurm", job, nodes, ntasks or len(nodes))
+
+
+# What a step tells the programs in it; mpiexec and srun would take the layout of that step for this world's.
+_OF_A_STEP = re.compile(
+    r"SLURM_(?:STEP|TASK_PID|NNODES$|NTASKS|NPROCS$|NODELIST$|TASKS_PER_NODE$|PROCID$|LOCALID$|NODEID$|GTIDS$|"
+    r"CPU_BIND|MEM_BIND|DISTRIBUTION$|MPI_TYPE$|PMIX|SRUN_COMM|LAUNCH_NODE|EXACT$|OVERCOMMIT$|THREADS$|"
+    r"LABELIO$|UNBUFFEREDIO$|KILL_BAD_EXIT$)"
+)
+
+
+def outside_of_step(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program in a step (``srun --pty ipython``) as its job would have it."""
+    if not environ.get("SLURM_STEP_ID") and not environ.get("SLURM_STEPID"):
+        return dict(environ)
+    kept = {name: value for name, value in environ.items() if not _OF_A_STEP.match(name)}
+    for name, of_job in (("NODELIST", "JOB_NODELIST"), ("NNODES", "JOB_NUM_NODES")):
+        if f"SLURM_{of_job}" in environ:
+            kept[f"SLURM_{name}"] = environ[f"SLURM_{of_job}"]
+    # How many tasks the job was asked for is not known in a step; how many fit is.
+    cpus = environ.get("SLURM_CPUS_PER_TASK", "")
+    each = int(cpus) if cpus.isdigit() and int(cpus) else 1
+    fit = [max(1, number // each) for number in per_node(environ.get("SLURM_JOB_CPUS_PER_NODE", ""))]
+    if fit:
+        kept["SLURM_TASKS_PER_NODE"] = ",".join(map(str, fit))
+    return kept
 
 
 def _pbs(environ: Mapping[str, str]) -> Allocation | None:

@@ -121,6 +121,43 @@ def mpiexec_arguments(n: int, program: Sequence[str], mpi_args: Sequence[str] = 
     return [*mpi_args, "-n", str(n), *program]
 
 
+def host_arguments(mpi: MPI, hostfile: str, mpi_args: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of ``mpiexec`` that start ranks on the hosts of a batch system's `hostfile`.
+
+    For PBS and LSF, which Open MPI knows only if it was built for them; Slurm is known to all.
+    """
+    named = ("hostfile", "machinefile", "host", "hosts", "f", "default-hostfile")
+    if not hostfile or any(word.lstrip("-").partition("=")[0] in named for word in mpi_args):
+        return []
+    return ["-f" if mpi.dialect in (Dialect.MPICH, Dialect.INTELMPI) else "--hostfile", hostfile]
+
+
+def passed_arguments(mpi: MPI, environ: Mapping[str, str], names: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of ``mpiexec`` that take variables along to hosts that it reaches by ssh.
+
+    Open MPI takes its own along only, MPICH and Intel MPI all.
+    """
+    if mpi.dialect is not Dialect.OPENMPI:
+        return []
+    ours = [name for name in environ if name.startswith("MPIPARALLEL_") or name in ("PYTHONPATH", "PATH")]
+    chosen = dict.fromkeys([*sorted(ours), *(name for name in names if name in environ)])
+    return [word for name in chosen for word in ("-x", name)]
+
+
+def srun_arguments(n: int, program: Sequence[str], ntasks: int, srun_args: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of ``srun`` that start `n` ranks of `program` in an allocation for `ntasks`.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not above zero.
+    """
+    if n < 1:
+        raise ValueError(f"cannot start {n} engines: the number must be above zero")
+    more = ["--overcommit"] if n > ntasks else []  # engines share cores: they wait most of the time
+    return [*more, *srun_args, f"--ntasks={n}", *program]
+
+
 def ft_arguments(mpi: MPI, mpi_args: Sequence[str] = ()) -> list[str]:
     """Return the arguments of ``mpiexec`` that let ranks survive when others die, if it has any.
 
@@ -152,9 +189,9 @@ _SHARED_CORES = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",  # Open MPI 5
     "OMPI_MCA_hwloc_base_binding_policy": "none",  # Open MPI 4
 }
-# With these the first node gets as many ranks as it has cores, whatever the batch system has laid out.
+# Slot by slot, or the first node of an allocation would get as many ranks as it has cores.
 _MORE_THAN_CORES = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
 
@@ -186,7 +223,8 @@ def world_environment(
         if n > cores:
             ours["OMPI_MCA_mpi_yield_when_idle"] = "1"
     if mpi.dialect is Dialect.INTELMPI and n > cores:
-        ours["I_MPI_WAIT_MODE"] = "1"
+        # Ranks that share a core sleep while they wait, and are not bound to the same one.
+        ours.update(I_MPI_WAIT_MODE="1", I_MPI_PIN="0")
     told = {"MPIPARALLEL_MPIEXEC": mpi.mpiexec, "MPIPARALLEL_N": str(n)}
     if log:
         told["MPIPARALLEL_LOG"] = log

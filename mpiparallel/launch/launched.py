@@ -122,7 +122,7 @@ class Controller(Launched):
 
 
 class EngineSet(Launched):
-    """One world of engines: one ``mpiexec``.
+    """One world of engines: one ``mpiexec``, or what else has started it.
 
     Attributes
     ----------
@@ -133,10 +133,9 @@ class EngineSet(Launched):
         The id of its first engine; -1: not known yet.
     """
 
-    what = "mpiexec"
-
-    def __init__(self, process: Running, name: str, n: int, first: int = -1) -> None:
+    def __init__(self, process: Running, name: str, n: int, first: int = -1, what: str = "mpiexec") -> None:
         super().__init__(process)
+        self.what = what
         self.name = name
         self.n = n
         self.first = first
@@ -162,11 +161,12 @@ class EngineSet(Launched):
         self.process.kill()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.process.to_dict(), "n": self.n, "first": self.first}
+        return {**self.process.to_dict(), "n": self.n, "first": self.first, "what": self.what}
 
     @classmethod
     def from_dict(cls, name: str, record: Mapping[str, Any]) -> EngineSet:
-        return cls(attach(record), name, int(record["n"]), int(record.get("first", -1)))
+        what = str(record.get("what", "mpiexec"))
+        return cls(attach(record), name, int(record["n"]), int(record.get("first", -1)), what)
 
     def __repr__(self) -> str:
         return f"<EngineSet {self.name!r} n={self.n} {self.process.name} {self.state}>"

@@ -13,6 +13,7 @@ from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 
 _MODULES = {
     "mpi": "local",
+    "srun": "srun",
     "slurm": "slurm",
 }
 

@@ -1,4 +1,4 @@
-"""Start a controller and worlds of engines on this machine.
+"""Start a controller on this machine, and worlds of engines here or all over this program's allocation.
 
 `cluster.Cluster` calls this. Commands come from `launch.argv`, processes are `launch.processes.Process`; the
 world's ``mpiexec`` runs inside ``launchers/mpiexec.sh``, which a site may replace.
@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
+
 from mpiparallel import connection_file, resources
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import allocation, argv, mpi
+from mpiparallel.launch.allocation import Allocation
 from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
@@ -54,9 +57,26 @@ def default_ip(options: LaunchOptions, environ: Mapping[str, str]) -> str:
     """Return the address that a controller on this machine listens on if it was not told: loopback (empty)
     when all of its engines are going to run here, else every network.
     """
-    where = allocation.find(environ)
+    where = find_allocation(environ)
     elsewhere = options.engines != "mpi" or (where is not None and where.spreads(socket.gethostname()))
     return "*" if elsewhere else ""
+
+
+def find_allocation(environ: Mapping[str, str]) -> Allocation | None:
+    """Return the allocation that this program is in, if it is in one that can be understood."""
+    try:
+        return allocation.find(environ)
+    except ValueError as error:
+        log.warning("the variables of the batch system are not understood, and ignored: %s", error)
+        return None
+
+
+def default_n(options: LaunchOptions, environ: Mapping[str, str]) -> int:
+    """Return how many engines there are by default: one for each task of the allocation, or core."""
+    where = find_allocation(environ) if options.engines in ("mpi", "srun") else None
+    if where is None:
+        return min(psutil.cpu_count(logical=False) or 1, cores())
+    return max(1, where.ntasks - (argv.DEDICATED in options.engine_args))
 
 
 def controller_ready(directory: Path) -> bool:
@@ -92,7 +112,7 @@ def await_controller(
 
 
 def start_world(request: WorldRequest) -> EngineSet:
-    """Start one world of engines.
+    """Start one world of engines: here, or over the nodes of the allocation.
 
     Raises
     ------
@@ -101,12 +121,13 @@ def start_world(request: WorldRequest) -> EngineSet:
     """
     options, config = request.options, request.config
     environ = {**request.environ, **options.environment}
+    where = find_allocation(environ)
     if options.mpiexec:
         environ["MPIPARALLEL_MPIEXEC"] = options.mpiexec
     script = resources.script("launchers", "mpiexec.sh", config)
-    which = _mpi_for(script, environ, config)
+    which = _mpi_for(script, environ, config, options.python or sys.executable)
     engine = argv.engine_argv(
-        sys.executable,
+        options.python or sys.executable,
         request.directory / connection_file.NAMES["engine"],
         engine_set=request.name,
         first=request.first,
@@ -114,27 +135,40 @@ def start_world(request: WorldRequest) -> EngineSet:
     )
     ranks = argv.n_ranks(request.n, options.engine_args)
     survive = argv.ft_arguments(which, options.mpi_args) if config.ft else []
-    command = [*_runner(script), *argv.mpiexec_arguments(ranks, engine, [*survive, *options.mpi_args])]
-    log.debug("starting %s with %s", command, which)
+    spread = where is not None and where.spreads(socket.gethostname())
     environment = argv.world_environment(
-        environ, which, n=ranks, cores=cores(), root=os.geteuid() == 0, log=str(request.log)
+        environ,
+        which,
+        n=ranks,
+        cores=where.ntasks if where and spread else cores(),
+        root=os.geteuid() == 0,
+        log=str(request.log),
     )
+    far = argv.host_arguments(which, where.hostfile if where and spread else "", options.mpi_args)
+    if far:
+        far += argv.passed_arguments(which, environment, list(options.environment))
+    mpi_args = [*survive, *far, *options.mpi_args]
+    command = [*runner(script), *argv.mpiexec_arguments(ranks, engine, mpi_args)]
+    log.debug("starting %s with %s in %s", command, which, where or "no allocation")
+    if where is not None and where.system == "slurm":
+        # mpiexec starts its helpers by srun, which would wait for those of other worlds to end.
+        environment = {"SLURM_OVERLAP": "1", **allocation.outside_of_step(environment)}
     # Its controller is started again at once, or never.
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)
     process = Process.start(command, log=request.log, environ=environment, mpiexec=True)
     return EngineSet(process, request.name, request.n, request.first)
 
 
-def _mpi_for(script: Path, environ: Mapping[str, str], config: Config) -> argv.MPI:
+def _mpi_for(script: Path, environ: Mapping[str, str], config: Config, python: str) -> argv.MPI:
     try:
-        return mpi.detect(mpi.find_mpiexec(environ))
+        return mpi.detect(mpi.find_mpiexec(environ, python))
     except LaunchError:
         if script.is_relative_to(config.site_dir) and not environ.get("MPIPARALLEL_MPIEXEC"):
             return argv.MPI("mpiexec")  # the site's own script may load the module that brings it
         raise
 
 
-def _runner(script: Path) -> list[str]:
+def runner(script: Path) -> list[str]:
     """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
     return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
 

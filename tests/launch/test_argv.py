@@ -100,7 +100,7 @@ def test_mpiexec_of_none(n: int) -> None:
 
 
 SHARED = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
@@ -122,7 +122,7 @@ YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
         (Dialect.OPENMPI, 3, True, {**SHARED, **YIELD, **ROOT}),
         (Dialect.MPICH, 3, True, {}),
         (Dialect.INTELMPI, 2, True, {}),
-        (Dialect.INTELMPI, 3, True, {"I_MPI_WAIT_MODE": "1"}),
+        (Dialect.INTELMPI, 3, True, {"I_MPI_WAIT_MODE": "1", "I_MPI_PIN": "0"}),
         (Dialect.UNKNOWN, 2, True, {**SHARED, **ROOT}),
     ],
 )
