@@ -162,6 +162,11 @@ def remove(folder: Path, *, keep_results: bool = False) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_script_job(folder: Path) -> bool:
+    """Whether it is the folder of a script that was submitted as a job; its logs are of use after its end."""
+    return any(folder.glob("job.*"))
+
+
 def has_results(folder: Path) -> bool:
     """Whether a cluster has left results there."""
     path = folder / RESULTS
@@ -187,6 +192,15 @@ def find(config: Config, profile: str | None = None) -> list[Path]:
 def names(folder: Path) -> tuple[str, str]:
     """Return profile and cluster id of a folder."""
     return folder.parent.name, folder.name.removeprefix("cluster").removeprefix("-")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return what the cluster file says of each thing that was started; nothing when there is none."""
+    try:
+        record = read(folder / NAME)
+    except (FileNotFoundError, LaunchError):
+        return []
+    return [one for one in (record["controller"], *record["engines"]["sets"].values()) if one]
 
 
 def _processes(folder: Path) -> tuple[Running | None, list[Running]]:

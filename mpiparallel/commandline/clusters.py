@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,8 @@ from mpiparallel.cluster import Cluster
 from mpiparallel.commandline import exits
 from mpiparallel.commandline.printing import fail, say
 from mpiparallel.config import Config
+from mpiparallel.launch.jobs import Job
+from mpiparallel.launch.launched import Launched, attach
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,6 +36,11 @@ def folder_of(options: argparse.Namespace, config: Config) -> Path:
 def no_cluster(options: argparse.Namespace, config: Config) -> int:
     """Say that the cluster does not run, and how to start one; return the exit code for that."""
     folder = folder_of(options, config)
+    ended = [job for job in map(attach, files.records(folder)) if isinstance(job, Job) and not job.running]
+    if ended:
+        job = ended[0]
+        trouble = f"{job.name} {job.describe_end()}; what it printed: mpiparallel logs {job.id}"
+        return fail(trouble, exits.NO_CLUSTER)
     return fail(f"no cluster runs in {folder}; start one by: {command('start', options)}", exits.NO_CLUSTER)
 
 
@@ -56,6 +63,7 @@ def row(folder: Path, state: str) -> dict[str, Any]:
         "engines": None,
         "host": "",
         "pid": None,
+        "job": "",
     }
     if (folder / files.NAME).exists():
         cluster = Cluster.from_file(folder / files.NAME)
@@ -63,7 +71,34 @@ def row(folder: Path, state: str) -> dict[str, Any]:
         facts["engines"] = sum(one.n for one in here)
         facts["host"] = cluster.host
         facts["pid"] = cluster.controller.pid if cluster.controller else None
+        facts["job"] = "; ".join(dict.fromkeys(filter(None, map(job_of, parts_of(cluster)))))
+        if cluster.controller and cluster.controller.process.what_it_waits_for():
+            facts["state"] = "waiting"
     return {**facts, "folder": str(folder)}
+
+
+def parts_of(cluster: Cluster) -> list[Launched]:
+    """Return the controller, if there is one, and the engine sets."""
+    return [*([cluster.controller] if cluster.controller else []), *cluster.engines.values()]
+
+
+def job_of(part: Launched) -> str:
+    """Return which batch job a part is, and how it does; empty when it is none."""
+    process = part.process
+    if not isinstance(process, Job):
+        return ""
+    info = process.info()
+    if not process.running:
+        return f"{process.id} {process.describe_end()}"
+    why = f": {info.reason}" if info.reason not in ("", "None") else ""
+    return f"{process.id} {info.state}" + (f" on {info.nodes}" if info.nodes else why)
+
+
+def expect_jobs(folders: Iterable[Path]) -> None:
+    """Have the batch system asked about the jobs of all these clusters at once."""
+    for folder in folders:
+        for record in files.records(folder):
+            attach(record)
 
 
 def how(options: argparse.Namespace) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpiparallel import cluster_file as files
 from mpiparallel.commandline import exits
@@ -28,7 +29,7 @@ def find(config: Config, job: str) -> tuple[Job, Path] | None:
     folders = files.find(config)
     # That of a script is called as the job is.
     for folder in sorted(folders, key=lambda folder: files.names(folder)[1] != job):
-        for record in _records(folder):
+        for record in files.records(folder):
             if record.get("job") == job:
                 return Job.from_dict(record), folder
     return None
@@ -36,17 +37,8 @@ def find(config: Config, job: str) -> tuple[Job, Path] | None:
 
 def outputs(folder: Path) -> list[Path]:
     """Return what gets the output of the jobs of a cluster, where that is not in its folder."""
-    paths = [Path(record["log"]) for record in _records(folder) if "job" in record]
+    paths = [Path(record["log"]) for record in files.records(folder) if "job" in record]
     return list(dict.fromkeys(path for path in paths if path.parent != folder))
-
-
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """Return what the cluster file of a folder says of each thing that was started."""
-    try:
-        record = files.read(folder / files.NAME)
-    except (FileNotFoundError, LaunchError):
-        return []
-    return [one for one in (record["controller"], *record["engines"]["sets"].values()) if one]
 
 
 def await_word(job: Job) -> str:
@@ -61,13 +53,16 @@ def await_word(job: Job) -> str:
         time.sleep(0.1)
 
 
-def follow(job: Job, tail: Tail | None = None) -> int:
+def follow(job: Job, tail: Tail | None = None, hopeless: Callable[[], object] = lambda: None) -> int:
     """Show what a job prints until it has ended; return its exit code.
 
-    Ctrl-C leaves it alone; a second one ends it.
+    Ctrl-C leaves it alone; a second one ends it. `hopeless` is called when it can never start.
     """
     try:
         following.follow(job, tail or Tail(job.log), _show, _tell)
+    except LaunchError:
+        hopeless()
+        raise
     except KeyboardInterrupt:
         return _interrupted(job)
     _tell(f"{job.name} {job.describe_end()}")

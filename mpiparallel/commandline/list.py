@@ -11,7 +11,8 @@ from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import print_json, print_table
 from mpiparallel.config import Config
 
-COLUMNS = ["profile", "cluster_id", "state", "engines", "host", "pid", "folder"]
+COLUMNS = ["profile", "cluster_id", "state", "engines", "host", "pid", "job", "folder"]
+SHOWN = 10  # jobs that have ended
 EXAMPLES = """\
   mpiparallel list                               all of yours
   mpiparallel list --profile hpc                 those of one profile
@@ -28,9 +29,14 @@ def add(subcommands: arguments.Subcommands) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """List clusters."""
-    rows, left = [], []
-    for folder in files.find(config, options.profile):
+    rows, left, ended = [], [], []
+    folders = files.find(config, options.profile)
+    clusters.expect_jobs(folders)
+    for folder in folders:
         state = files.judge(folder)
+        if state == "stale" and files.is_script_job(folder) and _is_young(folder, config):
+            ended.append(files.names(folder)[1])
+            continue
         if state == "stale":
             files.clean(folder, keep_results=_results_are_young(folder, config))
             if files.has_results(folder):
@@ -44,6 +50,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         print_table(COLUMNS, rows)
     else:
         print("no cluster runs")
+    if ended:
+        print(f"jobs that have ended: {', '.join(ended[-SHOWN:])}; what they printed: mpiparallel logs JOB")
     for folder in left:
         profile, cluster_id = files.names(folder)
         words = f"--profile {profile}" + (f" --cluster-id {cluster_id}" if cluster_id else "")
@@ -52,7 +60,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _results_are_young(folder: Path, config: Config) -> bool:
+    return _is_young(folder / files.RESULTS, config)
+
+
+def _is_young(path: Path, config: Config) -> bool:
     try:
-        return time.time() - (folder / files.RESULTS).stat().st_mtime < config.results_age
+        return time.time() - path.stat().st_mtime < config.results_age
     except FileNotFoundError:
         return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import print_json, print_table
 from mpiparallel.config import Config
+from mpiparallel.launch.launched import Launched
 
 EXAMPLES = """\
   mpiparallel status                             of the default cluster
@@ -28,11 +30,16 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if cluster is None:
         return exits.NO_CLUSTER
     assert cluster.controller is not None
-    rows = [{"part": "controller", "n": 1, "pid": cluster.controller.pid, "state": cluster.controller.state}]
-    for name, one in cluster.engines.items():
-        rows.append({"part": f"engines {name}", "n": one.n, "pid": one.pid, "state": one.state})
+    rows = [_row("controller", 1, cluster.controller)]
+    rows += [_row(f"engines {name}", one.n, one) for name, one in cluster.engines.items()]
     if options.json:
         print_json({**clusters.row(cluster.folder, "running"), "parts": rows})
     else:
-        print_table(["part", "n", "pid", "state"], rows)
+        jobs = ["job"] if any(row["job"] for row in rows) else []
+        print_table(["part", "n", "pid", "state", *jobs], rows)
     return exits.DONE
+
+
+def _row(part: str, n: int, one: Launched) -> dict[str, Any]:
+    state = "waiting" if one.process.what_it_waits_for() else one.state
+    return {"part": part, "n": n, "pid": one.pid, "state": state, "job": clusters.job_of(one)}

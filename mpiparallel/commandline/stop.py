@@ -42,7 +42,7 @@ def stop(folder: Path) -> bool:
         Cluster.from_file(folder / files.NAME).stop_cluster_sync()
     elif state in ("running", "elsewhere"):
         _stop_by_message(folder)
-    else:
+    elif not files.is_script_job(folder):
         files.clean(folder, keep_results=True)
     return state != "stale"
 

@@ -77,12 +77,12 @@ def run(options: argparse.Namespace, config: Config) -> int:
         )
     else:
         say(f"{job.name} was submitted: {request.script} with {n_engines(request.n)}; it prints to {job.log}")
-    if options.follow:
-        return jobs.follow(job)
     never = jobs.await_word(job)
     if never:
         job.stop(0.0)
         return fail(f"{never}. It was cancelled", exits.FAILED)
+    if options.follow:
+        return jobs.follow(job, hopeless=lambda: job.stop(0.0))
     if not options.json:
         waits = job.what_it_waits_for()
         say((f"{waits}\n" if waits else "") + _hints(request, job))

@@ -62,6 +62,12 @@ class Queue:
                     self._ask()
         return entry.info
 
+    def expect(self, job: str, created: float) -> None:
+        """Ask about a job, too, that was submitted at this time (seconds since the epoch)."""
+        with self._change:
+            if job not in self._jobs:
+                self._jobs[job] = _Entry(time.monotonic() - max(0.0, time.time() - created))
+
     def _is_fresh(self, entry: _Entry, max_age: float | None) -> bool:
         now = time.monotonic()
         if entry.info.phase is Phase.ENDED:
@@ -169,6 +175,7 @@ class Job:
         self.asked_to_stop = False
         self.script = script
         self._queue = queue(system)
+        self._queue.expect(job_id, created)
 
     @classmethod
     def submit(
