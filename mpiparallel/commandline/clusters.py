@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from mpiparallel import cluster_file as files
+from mpiparallel import connection_file
 from mpiparallel.cluster import Cluster
 from mpiparallel.commandline import exits
 from mpiparallel.commandline.printing import fail, say
@@ -51,6 +52,14 @@ def running(options: argparse.Namespace, config: Config) -> Cluster | None:
         return Cluster.from_file(folder / files.NAME, config=config)
     no_cluster(options, config)
     return None
+
+
+def is_elsewhere(folder: Path) -> bool:
+    """Return whether a cluster is there that another host has started, or somebody by hand."""
+    if not (folder / connection_file.NAMES["client"]).exists():
+        return False
+    state = files.judge(folder)
+    return state == "elsewhere" or (state == "running" and not (folder / files.NAME).exists())
 
 
 def row(folder: Path, state: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import n_engines, say
@@ -11,6 +13,7 @@ from mpiparallel.config import Config
 EXAMPLES = """\
   mpiparallel engines -n 2                       until Ctrl-C, which ends these and no others
   mpiparallel engines -n 2 --daemonize           in the background, until mpiparallel stop
+  sbatch -n 64 --array=1-4 --wrap "mpiparallel engines"   four jobs of 64 for the cluster of this host
 """
 
 
@@ -23,6 +26,9 @@ def add(subcommands: arguments.Subcommands) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Add a world; stay until Ctrl-C unless it goes to the background."""
+    folder = clusters.folder_of(options, config)
+    if clusters.is_elsewhere(folder):
+        return _join(folder, options, config)
     cluster = clusters.running(options, config)
     if cluster is None:
         return exits.NO_CLUSTER
@@ -47,3 +53,20 @@ def run(options: argparse.Namespace, config: Config) -> int:
         except BaseException:
             cluster.stop_engines_sync(name)
             raise
+
+
+def _join(folder: Path, options: argparse.Namespace, config: Config) -> int:
+    """Add a world to a cluster that is not this host's to change: in a batch job, most of the time."""
+    from mpiparallel import launchoptions
+    from mpiparallel.commandline import joining
+    from mpiparallel.launch import allocation, local
+
+    given = {
+        "mpi_args": options.mpi_args or None,
+        "engine_args": options.engine_args or None,
+        "engine_timeout": options.engine_timeout,
+    }
+    launch = launchoptions.check(launchoptions.merged(given), "mpiparallel engines")
+    where = allocation.find(os.environ)
+    n = options.n or (where.ntasks if where else local.cores())
+    return joining.join(folder, n, launch, config, stay=not options.daemonize)
