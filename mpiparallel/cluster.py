@@ -206,13 +206,18 @@ class Cluster(
         LaunchError
             If it does not come up, or another cluster has this profile and cluster id.
         """
+        self._start_controller(None)
+
+    def _start_controller(self, world: WorldRequest | None) -> None:
+        """Start the controller, and a world in the same job if there is one."""
         if self.controller is not None and self.controller.running:
             raise RuntimeError(f"the controller of {self!r} runs already")
         files.claim(self.folder)
         try:
-            self._launch_controller()
-            assert self.controller is not None
-            local.await_controller(self.controller, self.folder, check=self.check_given_up)
+            engine_set = self._launch_controller(world=world)
+            self._await_controller()
+            if engine_set is not None:
+                engine_set.report_end(log)
             if not self.shutdown_atexit:
                 self._start_keeper()
         except BaseException:
@@ -242,24 +247,29 @@ class Cluster(
         if self.controller is None:
             raise RuntimeError(f"{self!r} has no controller; call start_controller or start_cluster first")
         with self._changing:
-            engine_set = self.engines[name] = launchers.start_world(
-                WorldRequest(
-                    directory=self.folder,
-                    name=name,
-                    n=n,
-                    config=self.config,
-                    options=self.options,
-                    first=first,
-                    environ=os.environ,
-                )
-            )
+            engine_set = self.engines[name] = launchers.start_world(self._world(name, n, first))
             engine_set.report_end(log, lambda: self._engines_ended(engine_set))
             self.update_cluster_file()
         return name
 
+    def _world(self, name: str, n: int, first: int) -> WorldRequest:
+        return WorldRequest(
+            directory=self.folder,
+            name=name,
+            n=n,
+            config=self.config,
+            options=self.options,
+            first=first,
+            environ=os.environ,
+        )
+
     def start_cluster_sync(self, n: int | None = None) -> Cluster:
         """Start the controller and one set of `n` engines (none at all when it is 0)."""
         n = self._number(n)
+        if n and self.options.controller in launchers.BATCH:
+            name = f"{int(time.time())}-{secrets.token_hex(2)}"
+            self._start_controller(self._world(name, n, -1))
+            return self
         self.start_controller_sync()
         try:
             if n:

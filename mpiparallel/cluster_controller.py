@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpiparallel import cluster_file as files
-from mpiparallel import cluster_keeper, connection_file
+from mpiparallel import cluster_keeper, cluster_waiting, connection_file
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import keeping, launchers, local
-from mpiparallel.launch.launched import Controller, attach
+from mpiparallel.launch.launched import Controller, EngineSet, attach
 from mpiparallel.launch.processes import Process
-from mpiparallel.launch.requests import ControllerRequest
+from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger("mpiparallel.cluster")
@@ -40,33 +40,59 @@ class ControllerKeeper:
     shutdown_atexit: bool
     controller: Controller | None
     keeper: Process | None
+    engines: dict[str, EngineSet]
     update_cluster_file: Callable[[], None]
+    check_given_up: Callable[[], None]
     _changing: threading.RLock  # over the starting and the stopping of parts
     _deaths: keeping.Deaths | None = None
 
-    def _launch_controller(self, again: bool = False) -> None:
-        controller = launchers.start_controller(
-            ControllerRequest(
-                directory=self.folder,
-                cluster_id=self.cluster_id,
-                config=self.config,
-                options=self.options,
-                log_level=self.log_level,
-                lifeline=self.shutdown_atexit,
-                again=again,
-                environ=os.environ,
-            )
+    def _launch_controller(self, again: bool = False, world: WorldRequest | None = None) -> EngineSet | None:
+        """Start the controller, and a world in the same job if there is one; return that."""
+        request = ControllerRequest(
+            directory=self.folder,
+            cluster_id=self.cluster_id,
+            config=self.config,
+            options=self.options,
+            log_level=self.log_level,
+            lifeline=self.shutdown_atexit,
+            again=again,
+            environ=os.environ,
         )
+        engine_set = None
+        if world is None:
+            controller = launchers.start_controller(request)
+        else:
+            controller, engine_set = launchers.start_together(request, world)
+            self.engines[world.name] = engine_set
         self.controller = controller
         if self._deaths is None or not again:
             self._deaths = keeping.Deaths()
         self._deaths.started(time.monotonic())
         controller.process.watch(lambda: self._controller_ended(controller))
         self.update_cluster_file()
+        return engine_set
+
+    def _await_controller(self) -> None:
+        """Wait until the controller takes connections; one in a job has to wait for its turn first."""
+        assert self.controller is not None
+        controller = self.controller
+
+        def pause(seconds: float) -> bool:
+            self.check_given_up()
+            time.sleep(seconds)
+            return local.controller_ready(self.folder)
+
+        cluster_waiting.await_start(lambda: [controller], self.options.queue_timeout, pause=pause)
+        local.await_controller(controller, self.folder, check=self.check_given_up)
 
     def _start_keeper(self) -> None:
-        """Have the controller started again by a process that outlives this program."""
+        """Have the controller started again by a process that outlives this program.
+
+        Only one on this machine: one in a job is lost with it.
+        """
         assert self.controller is not None
+        if not self.controller.command:
+            return
         keeper = Process.start(
             cluster_keeper.argv(self.folder, self.cluster_file, self.controller.command),
             log=self.folder / "keeper.log",
@@ -82,6 +108,8 @@ class ControllerKeeper:
         with self._changing:
             if controller.state != "failed":
                 pass
+            elif not controller.command:
+                log.warning("%s", controller.failure())
             elif not self.shutdown_atexit:
                 self._take_kept_controller(controller)
             elif not self._start_controller_again(controller):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from mpiparallel import launchoptions
+from mpiparallel.launch import launchers
 from mpiparallel.launchoptions import LaunchOptions
 
 _SPELLINGS = {"local": "mpi", "MPI": "mpi", "Local": "mpi"}  # one mpiexec on this machine
@@ -24,7 +25,10 @@ class OptionedCluster:
 
     def _take_options(self, *layers: Mapping[str, Any]) -> None:
         """Take options from several places, the first of which wins."""
-        self.options = launchoptions.check(launchoptions.merged(*layers), "Cluster")
+        found = launchoptions.merged(*layers)
+        if found.get("controller") in launchers.BATCH:
+            found.setdefault("engines", found["controller"])  # more engines are further jobs
+        self.options = launchoptions.check(found, "Cluster")
         self.engine_timeout = self.options.engine_timeout
 
     def set_options(self, **options: Any) -> None:

@@ -61,6 +61,7 @@ def controller_argv(
     log_level: str = "INFO",
     lifeline: bool = True,
     idle_timeout: float = 0.0,
+    remove: bool = True,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """Return the command of a controller that writes its files to `directory` and removes it when it ends.
@@ -68,7 +69,9 @@ def controller_argv(
     With `lifeline` it ends when its standard input does, so that it never outlives who started it. Without,
     it leaves the results that clients may want later.
     """
-    argv = [python, "-m", "mpiparallel.controller", "--directory", str(directory), "--remove-directory"]
+    argv = [python, "-m", "mpiparallel.controller", "--directory", str(directory)]
+    if remove:
+        argv += ["--remove-directory"]
     if cluster_id:
         argv += ["--cluster-id", cluster_id]
     if ip:

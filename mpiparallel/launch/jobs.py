@@ -163,17 +163,29 @@ class Job:
         What gets the job's output.
     script : bool
         Whether signals are for the process of the batch script, not for the ranks.
+    also : list of Path
+        Other logs of it, which come first when its end is looked into.
     """
 
     pid = None
     has_lifeline = False
 
-    def __init__(self, job_id: str, system: str, log: Path, created: float, *, script: bool = False) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        system: str,
+        log: Path,
+        created: float,
+        *,
+        script: bool = False,
+        also: Sequence[Path] = (),
+    ) -> None:
         self.id = job_id
         self.log = log
         self.created = created
         self.asked_to_stop = False
         self.script = script
+        self.also = list(also)
         self._queue = queue(system)
         self._queue.expect(job_id, created)
 
@@ -187,11 +199,16 @@ class Job:
         environ: Mapping[str, str],
         arguments: Sequence[str] = (),
         script: bool = False,
+        also: Sequence[Path] = (),
     ) -> Job:
         """Submit a script, and cancel it again if we are interrupted meanwhile."""
         began = time.time()
         job_id = system.submit(script_file, arguments, environ)
-        return cls(job_id, system.name, log, began, script=script)
+        return cls(job_id, system.name, log, began, script=script, also=also)
+
+    def beside(self, log: Path) -> Job:
+        """Return the same job as something else in it that writes to `log`."""
+        return Job(self.id, self._queue.system.name, log, self.created, also=self.also)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Job:
@@ -202,6 +219,7 @@ class Job:
             Path(record["log"]),
             float(record["created"]),
             script=bool(record.get("script")),
+            also=[Path(path) for path in record.get("also", ())],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,6 +231,7 @@ class Job:
             "created": self.created,
             "log": str(self.log),
             **({"script": True} if self.script else {}),
+            **({"also": [str(path) for path in self.also]} if self.also else {}),
         }
 
     @property
@@ -261,15 +280,9 @@ class Job:
         return self._queue.system.why_never(self.id, info) if info.phase is Phase.WAITING else ""
 
     def tail(self, lines: int = 40) -> str:
-        """Return the last lines of its log; nothing when it has written none."""
-        try:
-            with open(self.log, "rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - (1 << 16)))
-                content = file.read()
-        except FileNotFoundError:
-            return ""
-        return "\n".join(content.decode(errors="replace").splitlines()[-lines:])
+        """Return the last lines of its logs; nothing when it has written none."""
+        ends = (_end_of(path) for path in (*self.also, self.log))
+        return "\n".join("\n".join(text.splitlines()[-lines:]) for text in ends if text)
 
     def wait(self, timeout: float) -> bool:
         """Wait until it has ended; False when `timeout` seconds did not suffice."""
@@ -319,6 +332,16 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self._queue.system.title}>"
+
+
+def _end_of(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - (1 << 16)))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _clock(start: str) -> str:

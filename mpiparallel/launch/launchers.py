@@ -7,6 +7,7 @@ Controller``. It is imported when it is asked for.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
@@ -16,6 +17,23 @@ _MODULES = {
     "srun": "srun",
     "slurm": "slurm",
 }
+
+
+BATCH = ("slurm", "pbs", "lsf")
+
+
+def start_together(controller: ControllerRequest, world: WorldRequest) -> tuple[Controller, EngineSet]:
+    """Start a controller and a world in one job of a batch system.
+
+    Raises
+    ------
+    LaunchError
+        If it cannot be started; the message says what to do.
+    """
+    from mpiparallel.launch import submission
+
+    started = start_controller(replace(controller, world=world))
+    return started, submission.in_same_job(started, world)
 
 
 def start_world(request: WorldRequest) -> EngineSet:

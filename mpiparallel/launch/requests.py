@@ -54,6 +54,8 @@ class ControllerRequest:
         Whether it is to end with the program that asks.
     again : bool
         Whether it takes the place of one that has died.
+    world : WorldRequest or None
+        The engines that are to run in the same job, if a batch system starts the controller.
     """
 
     directory: Path
@@ -63,6 +65,7 @@ class ControllerRequest:
     log_level: str = "INFO"
     lifeline: bool = True
     again: bool = False
+    world: WorldRequest | None = None
     environ: Mapping[str, str]
 
     @property

@@ -15,8 +15,8 @@ from mpiparallel.error import LaunchError
 from mpiparallel.launch import batch, submission
 from mpiparallel.launch.batch import JobInfo, Phase, QueueError, System
 from mpiparallel.launch.jobs import signal_name
-from mpiparallel.launch.launched import EngineSet
-from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launch.launched import Controller, EngineSet
+from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
 
 FIELDS = ("JobID", "State", "Reason", "StartTime", "NodeList", "exit_code", "RestartCnt", "TimeLimit")
@@ -281,6 +281,11 @@ def parse_accounting(text: str) -> JobInfo:
 
 
 SYSTEM = Slurm()
+
+
+def start_controller(request: ControllerRequest) -> Controller:
+    """Submit a job that is a controller, and its engines if it asks for some."""
+    return submission.start_controller(SYSTEM, request)
 
 
 def start_world(request: WorldRequest) -> EngineSet:

@@ -17,8 +17,8 @@ from mpiparallel.error import LaunchError
 from mpiparallel.launch import argv, batch, mpi, pmi, templates
 from mpiparallel.launch.batch import System
 from mpiparallel.launch.jobs import Job
-from mpiparallel.launch.launched import EngineSet
-from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launch.launched import Controller, EngineSet
+from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,61 @@ def start_world(system: System, request: WorldRequest) -> EngineSet:
     )
     log.info("%s was submitted: %d engines; the script is %s", job.name, request.n, script)
     return EngineSet(job, request.name, request.n, request.first)
+
+
+def start_controller(system: System, request: ControllerRequest) -> Controller:
+    """Submit a job that is a controller, with a world of engines if the request has one.
+
+    Raises
+    ------
+    LaunchError
+        If the batch system refuses it, or the template is wrong.
+    """
+    options, world = request.options, request.world
+    ranks = 1 if world is None else argv.n_ranks(world.n, options.engine_args)
+    output = request.directory / "job.log"
+    controller = argv.controller_argv(
+        options.python or sys.executable,
+        request.directory,
+        cluster_id=request.cluster_id,
+        ip=options.controller_ip or "*",
+        log_level=request.log_level,
+        lifeline=False,
+        idle_timeout=options.idle_timeout,
+        remove=False,  # who looks for the cause of an end looks at the logs
+        extra=options.controller_args,
+    )
+    nothing = {"launch": ":", "engine": "", "environment": templates.exports(options.environment)}
+    values = {
+        **(nothing if world is None else world_values(system, world)),
+        **job_values(system, options, ranks, output),
+        "controller": templates.quoted(controller),
+        "controller_log": templates.quoted([str(request.log)]),
+        "engines_log": templates.quoted([str(request.log if world is None else world.log)]),
+        "connection_file": templates.quoted([str(request.directory / connection_file.NAMES["client"])]),
+        "with_engines": "false" if world is None else "true",
+    }
+    needs = ("controller", "launch", "engine")
+    name = "cluster"
+    script = write(system, "cluster", values, request.directory, request.config, name=name, needs=needs)
+    job = Job.submit(
+        system,
+        script,
+        log=request.log,
+        environ={**request.environ, **options.environment},
+        arguments=options.batch_args,
+        script=True,
+        also=[output],
+    )
+    log.info("%s was submitted: a controller; the script is %s", job.name, script)
+    return Controller(job)
+
+
+def in_same_job(controller: Controller, request: WorldRequest) -> EngineSet:
+    """Return the engines that were submitted together with their controller."""
+    job = controller.process
+    assert isinstance(job, Job)
+    return EngineSet(job.beside(request.log), request.name, request.n, request.first)
 
 
 def write(
