@@ -22,9 +22,10 @@ test: lint tests
 tests: $(STAMP)
 	$(BIN)/python -m pytest $(TESTS)
 
-# On a Slurm cluster of this machine: the one that tests/slurm/slurm-up has started, or one for the tests alone.
-test-slurm: $(STAMP)
-	$(BIN)/python -m pytest tests/slurm $(TESTS)
+# With both MPIs, on a Slurm cluster of this machine: the one that tests/slurm/slurm-up has started, or one for
+# the tests alone. For one MPI: .venv-mpich/bin/python -m pytest tests/slurm
+test-slurm: .venv-openmpi/.installed .venv-mpich/.installed
+	.venv-openmpi/bin/python tests/slurm/both.py .venv-openmpi/bin/python .venv-mpich/bin/python -- $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -51,9 +52,9 @@ docs: $(STAMP)
 
 venv: $(STAMP)
 
-$(STAMP): setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MPI),test]"
+.venv-%/.installed: setup.cfg pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,test]"
 	touch $@
 
 clean:

@@ -29,21 +29,22 @@ from slurm import machine
 from slurm.machine import Slurm
 
 GONE = 20.0  # seconds that jobs and processes may take to end: a job's grace is 5
-WHY_NOT = "MPIPARALLEL_TEST_NO_SLURM"  # tells the workers of pytest-xdist
 ORDINARY_USER = "nobody"
 
 _started = pytest.StashKey[bool]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Start a cluster, if none runs; once, not in each worker of pytest-xdist."""
+    """Start a cluster, if none runs and nobody has tried; once, not in each worker of pytest-xdist."""
     config = session.config
-    if hasattr(config, "workerinput") or config.option.collectonly or machine.find():
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    if os.environ.get(machine.WHY_NOT) or machine.find():
         return
     try:
         machine.start()
     except machine.NoSlurm as error:
-        os.environ[WHY_NOT] = str(error)
+        os.environ[machine.WHY_NOT] = str(error)
     except RuntimeError as error:
         pytest.exit(str(error), returncode=1)
     else:
@@ -65,8 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def slurm() -> Slurm:
     """The running cluster."""
-    if os.environ.get(WHY_NOT):
-        pytest.skip(os.environ[WHY_NOT])
+    if os.environ.get(machine.WHY_NOT):
+        pytest.skip(os.environ[machine.WHY_NOT])
     found = machine.find()
     assert found, "the cluster was there when the tests began"
     return found
@@ -149,11 +150,8 @@ def root() -> None:
 
 @pytest.fixture
 def victims(slurm: Slurm, root: None, separate: None) -> Iterator[list[str]]:
-    """Nodes that a test may kill, crash and unplug; they are whole again afterwards.
-
-    They are not those that other tests use, where there are more.
-    """
-    chosen = [node for node in slurm.all_nodes if node not in slurm.nodes] or list(slurm.nodes)
+    """Nodes that a test may kill, crash and unplug: three, or more; they are whole again afterwards."""
+    chosen = list(slurm.victims)
     yield chosen
     for node in chosen:
         slurm.node("plug", node)

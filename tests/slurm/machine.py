@@ -18,6 +18,7 @@ SETTINGS = Path("/var/run/slurm-test/settings")  # written by slurm-up
 NODES = 3  # that the tests need
 CPUS = 16  # that each node claims to have: 12 ranks and more jobs beside them
 TAG = "MPIPARALLEL_TEST_TAG"  # in the environment of all that a session starts
+WHY_NOT = "MPIPARALLEL_TEST_NO_SLURM"  # tells processes that are started what `NoSlurm` has said
 # Slurm notes these at each job, whatever starts it.
 TAGS_OF_JOBS = ("SBATCH_WCKEY", "SALLOC_WCKEY", "SLURM_WCKEY")
 
@@ -49,6 +50,8 @@ class Slurm:
     all_nodes : list of str
     nodes : list of str
         Those that tests use.
+    victims : list of str
+        Those that may be killed and cut off; others than `nodes`, where there are more.
     address : str
         This host's, as seen by nodes.
     """
@@ -56,6 +59,7 @@ class Slurm:
     mode: str
     all_nodes: tuple[str, ...]
     nodes: tuple[str, ...]
+    victims: tuple[str, ...]
     address: str
 
     @property
@@ -92,16 +96,21 @@ def find() -> Slurm | None:
         ["timeout", "10", "sinfo", "-h", "-N", "-p", "main", "-o", "%N"], capture_output=True, text=True
     )
     found = sorted(set(answer.stdout.split()), key=lambda name: (len(name), name))
-    wanted = os.environ.get("MPIPARALLEL_TEST_NODES", "").replace(",", " ").split() or found[:NODES]
-    if len(wanted) < NODES or not set(wanted) <= set(found):
+    named = os.environ.get("MPIPARALLEL_TEST_NODES", "").replace(",", " ").split()
+    nodes = named or found[:NODES]
+    if len(nodes) < NODES or not set(nodes) <= set(found):
         return None
-    separate = values["mode"] == "separate"
+    spare = () if named else tuple(found[NODES:])
     return Slurm(
-        values["mode"], tuple(found), tuple(wanted), f"{values['subnet']}.1" if separate else "127.0.0.1"
+        values["mode"],
+        tuple(found),
+        tuple(nodes),
+        spare or tuple(nodes),
+        f"{values['subnet']}.1" if values["mode"] == "separate" else "127.0.0.1",
     )
 
 
-def start() -> Slurm:
+def start(nodes: int = NODES) -> Slurm:
     """Start a cluster.
 
     Raises
@@ -114,9 +123,9 @@ def start() -> Slurm:
     if os.geteuid() != 0:
         raise NoSlurm(
             f"no Slurm cluster of {NODES} nodes runs here, and only root can start one: "
-            f"sudo {HERE / 'slurm-up'} -n {NODES} -c {CPUS}"
+            f"sudo {HERE / 'slurm-up'} -n {nodes} -c {CPUS}"
         )
-    command = [str(HERE / "slurm-up"), "-n", str(NODES), "-c", str(CPUS)]
+    command = [str(HERE / "slurm-up"), "-n", str(nodes), "-c", str(CPUS)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
     if done.returncode == 3:
         raise NoSlurm(f"Slurm cannot be installed here: {done.stdout.strip()}")
