@@ -26,7 +26,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from mpiparallel.engine import asking
+from mpiparallel.engine import asking, parsedsources
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.usertrace import without_called
 from mpiparallel.engine.verbs import describe
@@ -123,6 +123,7 @@ class EngineShell(InteractiveShell):
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         self.show_stored_traceback()  # the last is that of the cell's error
         self.stored_traceback = [str(line) for line in stb]
+        parsedsources.note_traceback()
 
     def show_stored_traceback(self) -> None:
         """Print a traceback that is not the cell's error: of a repr that failed, of ``%tb``."""

@@ -330,6 +330,31 @@ class TestInterrupts:
         assert text_of(run("1")) == "1"
 
 
+def test_what_failed_long_ago_is_forgotten(rc):
+    """IPython's tracebacks keep every text that they have shown, parsed."""
+
+    @ipp.interactive
+    def parsed():
+        import gc
+
+        gc.collect()
+        return sum(type(one).__name__ in ("Source", "Module") for one in gc.get_objects())
+
+    def fail(number):
+        with pytest.raises(ipp.RemoteError, match="ZeroDivisionError"):
+            rc[0].execute(f"y = {number}\n1 / 0", block=True)
+
+    for number in range(60):
+        fail(number)
+    before = rc[0].apply_sync(parsed)
+    for number in range(60, 360):
+        fail(number)
+    assert rc[0].apply_sync(parsed) <= before + 120  # 50 of each at the most; it would be 600
+    result = rc[0].execute("def f():\n    return undefined_name\nf()")
+    with pytest.raises(ipp.RemoteError) as error:
+        result.get(60)
+    assert "return" in error.value.traceback  # texts are read again
+
 def test_the_text_of_old_cells_is_let_go(rc):
     """Loops that send cells without end leave no trace."""
     rc[0].execute("import linecache\nfrom mpiparallel.engine import shell\nshell.MAX_SOURCES = 50").get(
