@@ -1,7 +1,7 @@
 """What the libraries under IPython's tracebacks keep for ever: each text that an error was shown in, parsed.
 
-``executing`` and ``stack_data`` have no limit for these, nor a way to be told of one: 20 kB for each cell that
-has failed. They are filled again when they are needed, in a few milliseconds.
+``executing`` and ``stack_data`` have no limit for these, nor a way to be told of one: 20 kB for each cell
+that has failed. They are filled again when they are needed, in a few milliseconds.
 """
 
 from __future__ import annotations
