@@ -6,6 +6,7 @@ thread, and never under a lock that it takes.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from mpiparallel.client.bars import below_output as below_output
 from mpiparallel.client.bars import close, draw, make_bar, mark_as_failed, set_total
 from mpiparallel.client.bars import paused as paused
 from mpiparallel.client.executereply import get_ipython
+from mpiparallel.client.interrupting import Held
 from mpiparallel.client.tally import Tally
 from mpiparallel.config import noninteractive
 
@@ -100,7 +102,11 @@ class Follower:
             with condition:
                 found = condition.wait_for(predicate, rest)
             if mine:
-                self.tick()
+                # tqdm uses weak references, whose callbacks swallow whatever is raised in them.
+                with Held() as held:
+                    self.tick()
+                if held.came:
+                    signal.raise_signal(signal.SIGINT)
             if found or (deadline is not None and time.monotonic() >= deadline):
                 return bool(found)
 

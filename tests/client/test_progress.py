@@ -7,9 +7,11 @@ import itertools
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pexpect
@@ -368,3 +370,26 @@ def test_a_pressed_key_tears_no_bar(screen_of):
     assert lines[0] == "interrupted"
     assert lines[1].startswith("work:  67%|") and " 2/3 " in lines[1] and lines[1].endswith("]^C")
     assert lines[2] == "the end" and not any(lines[3:])
+
+
+def test_a_ctrl_c_that_comes_while_a_bar_is_drawn_is_not_lost():
+    """What is raised in the callback of a weak reference is swallowed, and tqdm has many of these."""
+
+    class Nothing:
+        pass
+
+    def count():
+        if len(looks) == 3:
+            gone = Nothing()
+            watched = weakref.ref(gone, lambda _: signal.raise_signal(signal.SIGINT))
+            del gone
+            assert watched() is None
+        looks.append(time.monotonic())
+        return Tally()
+
+    looks = []
+    follower = progress.Follower(count, 10, "work", interval=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        follower.wait(threading.Condition(), lambda: False, 20)
+    assert len(looks) == 4
+    follower.close()
