@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mpiparallel import resources
 from mpiparallel.doctor.bounded import Run, run
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, warn
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import argv, mpi
+from mpiparallel.launch import advice, argv, mpi
 from mpiparallel.launch.argv import MPI, Dialect
 from mpiparallel.launch.local import cores
 
@@ -211,44 +211,13 @@ def check_mpiexec(context: Context) -> Iterator[Finding]:
 
 def mpiexec_remedy(done: Run, library: Mapping[str, Any], which: MPI) -> str:
     """Return what to do when ranks started by mpiexec have not met, by what it said."""
-    for sign, remedy in _SIGNS:
-        if sign(done.text):
-            return remedy
+    if found := advice.remedy(done.text):
+        return f"{found}."
     vendor = library.get("vendor", "mpi4py's MPI")
     return (
         f"Use the mpiexec of {vendor} (setting `mpiexec`, or MPIPARALLEL_MPIEXEC), and try: "
         f"{which.mpiexec} -n 2 python -m mpiparallel.engine.hello"
     )
-
-
-def _says(*words: str) -> Callable[[str], bool]:
-    return lambda text: any(word in text for word in words)
-
-
-_SIGNS: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (
-        _says("not enough slots"),
-        "mpiexec counts fewer cores than ranks: give it --oversubscribe (setting `mpi_args`), or ask the "
-        "batch system for more tasks.",
-    ),
-    (
-        _says("as root", "allow-run-as-root"),
-        "Open MPI does not like to run as root: set OMPI_ALLOW_RUN_AS_ROOT=1 and "
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1, or work as an ordinary user.",
-    ),
-    (
-        _says("No space left on device"),
-        "A disk is full: /dev/shm or the folder for temporary files (TMPDIR). Make room, or name another.",
-    ),
-    (
-        _says("unable to get host address", "gethostbyname failed", "getaddrinfo"),
-        "This host cannot look up its own name: add it to /etc/hosts, beside 127.0.1.1.",
-    ),
-    (
-        _says("No module named", "ModuleNotFoundError"),
-        "That Python has no mpiparallel: install it for the Python of the engines (setting `python`).",
-    ),
-)  # fmt: skip
 
 
 def abilities(said: Mapping[str, Any], ft: bool) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpiparallel.error import LaunchError
+from mpiparallel.launch import advice
 from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.running import Running
@@ -79,8 +80,7 @@ class Launched:
 
     def failure(self) -> LaunchError:
         """Return an error that says how it ended and what it said last."""
-        said = self.process.tail().strip()
-        return LaunchError(f"{self.end()}. " + (f"It said:\n{said}" if said else "It said nothing."))
+        return LaunchError(advice.failure(self.end(), self.process.tail()))
 
     def report_end(self, logger: logging.Logger, then: Callable[[], None] = lambda: None) -> None:
         """Log a warning when it ends and nobody had asked it to, whenever that is; call `then` afterwards."""

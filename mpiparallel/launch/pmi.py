@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+from mpiparallel.error import LaunchError
 from mpiparallel.launch import batch
 from mpiparallel.launch.argv import MPI, Dialect
 from mpiparallel.launch.batch import QueueError
@@ -23,13 +24,34 @@ def choose(options: LaunchOptions, which: MPI, there: bool = True) -> str:
     """Return the ``--mpi`` of srun; empty when mpiexec is to start the ranks.
 
     `there` says whether there can be an srun at all.
+
+    Raises
+    ------
+    LaunchError
+        If srun does not know what the options ask for.
     """
     if options.srun_mpi:
-        return "" if options.srun_mpi == "none" else options.srun_mpi
+        if options.srun_mpi == "none":
+            return ""
+        if there:
+            _see_whether_offered(options.srun_mpi, which)
+        return options.srun_mpi
     # Who gives arguments for mpiexec, or names one, wants it.
     if not there or options.mpi_args or options.mpiexec:
         return ""
     return fitting(which.dialect, offered())
+
+
+def _see_whether_offered(wish: str, which: MPI) -> None:
+    plugins = offered()
+    if not plugins or wish in plugins:
+        return
+    best = fitting(which.dialect, plugins)
+    raise LaunchError(
+        f"srun_mpi={wish!r}: this srun knows {', '.join(plugins)} only (srun --mpi=list). "
+        + (f"Use {best!r}, or leave it out" if best else "Use 'none'")
+        + (": it is found out then." if best else ": mpiexec starts the ranks then.")
+    )
 
 
 def fitting(dialect: Dialect, plugins: tuple[str, ...]) -> str:

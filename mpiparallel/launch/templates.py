@@ -109,7 +109,8 @@ if ! command -v module >/dev/null 2>&1; then
     done
 fi
 if ! command -v module >/dev/null 2>&1; then
-    echo "mpiparallel: modules=%(names)s: there is no command 'module' on $(hostname)" >&2
+    echo "mpiparallel: modules=%(names)s: there is no command 'module' on $(hostname): leave modules out," \\
+        "and use setup (source .../bin/activate) instead" >&2
     exit 78
 fi
 """
