@@ -20,6 +20,7 @@ from mpiparallel.error import ConnectionFileError
 
 RETRY = 250  # milliseconds between ZeroMQ's own attempts; a break is noticed before
 REACH = 15.0  # seconds after which an address that has not taken a connection will not do so
+EARLY = 5.0  # seconds after which it is looked whether there is a way at all
 DIAGNOSIS = 3.0  # seconds to find out why nothing could be reached
 
 _FAILED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -110,6 +111,7 @@ class Link:
         self._chosen = self._tries[0] if len(self._tries) == 1 else None
         self._waiting: list[list[Any]] = []
         self._began = time.monotonic()
+        self._found: reach.Reached | None = None  # what came of looking for a way
 
     @property
     def address(self) -> str:
@@ -118,9 +120,15 @@ class Link:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no way to the controller has been found, and none will be."""
+        """Whether no way to the controller has been found, and none will be. May take a few seconds."""
         self._look()
-        return time.monotonic() - self._began > REACH and not self._has_met
+        waited = time.monotonic() - self._began
+        if self._has_met or waited <= min(EARLY, REACH):
+            return False
+        if self._found is None and not self.info.is_local:
+            self._found = reach.race([one.address for one in self._tries], DIAGNOSIS)
+        # Who can connect waits longer: a controller may be busy.
+        return waited > REACH or (self._found is not None and not self._found.address)
 
     @property
     def _has_met(self) -> bool:
@@ -191,7 +199,7 @@ class Link:
                 f"what listens at {', '.join(strange)} does not have the key of this connection file: it is "
                 f"of another run of the controller on {host}, or another program has its port"
             )
-        found = reach.race([one.address for one in self._tries], DIAGNOSIS)
+        found = self._found or reach.race([one.address for one in self._tries], DIAGNOSIS)
         if found.address:
             return (
                 f"{found.address} takes connections from {here}, but does not answer as the controller on "

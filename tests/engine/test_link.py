@@ -115,6 +115,16 @@ def test_who_does_not_have_the_controllers_key_is_not_taken(
         stranger.socket.close()
 
 
+def test_hopeless_is_what_nobody_listens_at(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is seen long before an address that takes connections, and is silent, is given up."""
+    monkeypatch.setattr(links, "EARLY", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        assert not connect(address).is_hopeless
+    link = connect(address)
+    assert link.is_hopeless and f"{address}: Connection refused" in link.explain(30.0)
+
+
 def test_hopeless_is_what_was_not_reached_in_time(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     link = connect(REFUSED, "tcp://127.0.0.1:10")
     assert not link.is_hopeless
