@@ -345,6 +345,7 @@ class Cluster(
             if self.controller is not None:
                 self.controller.process.asked_to_stop = True
         if self.controller is not None:
+            self._stop_keeping()
             if self.host != socket.gethostname():
                 self.connect_client_sync().shutdown(hub=True)
             self.controller.stop()

@@ -65,11 +65,13 @@ class ControllerKeeper:
             controller, engine_set = launchers.start_together(request, world)
             self.engines[world.name] = engine_set
         self.controller = controller
+        if self.shutdown_atexit and controller.command:
+            self.keeper = Process.this()
         if self._deaths is None or not again:
             self._deaths = keeping.Deaths()
         self._deaths.started(time.monotonic())
+        self.update_cluster_file()  # first: one whose file is gone has been stopped
         controller.process.watch(lambda: self._controller_ended(controller))
-        self.update_cluster_file()
         return engine_set
 
     def _await_controller(self) -> None:
@@ -106,6 +108,8 @@ class ControllerKeeper:
     def _controller_ended(self, controller: Controller) -> None:
         """See to the end of a controller; called in the thread that has waited for that."""
         with self._changing:
+            if files.is_stopping(self.folder, self.cluster_file) and controller is self.controller:
+                controller.process.asked_to_stop = True  # by another program
             if controller.state != "failed":
                 pass
             elif not controller.command:
@@ -143,8 +147,29 @@ class ControllerKeeper:
         except (LaunchError, OSError) as error:
             log.error("the controller could not be started again: %s", error)
             keeping.give_up(self.folder)
+            if self.controller is not controller and self.controller is not None:
+                self.controller.stop()
             return False
+        if files.is_stopping(self.folder, self.cluster_file):
+            self.controller.stop()  # which has been overlooked by who has stopped the cluster just now
         return True
+
+    def _stop_keeping(self) -> None:
+        """Have nobody start the controller again; one that is just being started is waited for."""
+        files.mark_stopping(self.folder)
+        if self.keeper is not None and self.keeper.pid == os.getpid():
+            return
+        deadline = time.monotonic() + COMES_BACK
+        while self.controller is not None and self.keeper is not None and self.keeper.running:
+            try:
+                found = files.read(self.cluster_file)["controller"]
+            except FileNotFoundError:
+                return
+            if found is not None and found.get("pid") != self.controller.pid:
+                self.controller = Controller(attach(found))
+            if self.controller.running or time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
 
     def _await_new_controller(self) -> None:
         """Wait until one that is just being started again has said where it is."""

@@ -25,6 +25,7 @@ from mpiparallel.launch.running import Running
 
 NAME = "cluster.json"
 RESULTS = "results.db"  # what the tasks have returned
+STOPPING = "stopping"  # there while somebody stops the cluster: what ends now is not to be started again
 _BEING_MADE = 30.0  # a folder without any file in it may be that of a cluster which starts just now
 
 # running: the controller is there. lost: it died, engines are left. stale: nothing runs.
@@ -167,6 +168,18 @@ def is_script_job(folder: Path) -> bool:
     return any(folder.glob("job.*"))
 
 
+def mark_stopping(folder: Path) -> None:
+    """Tell whoever keeps the cluster's controller, in this or another program, that it is to end."""
+    if folder.is_dir():
+        (folder / STOPPING).touch(mode=0o600)
+
+
+def is_stopping(folder: Path, cluster_file: Path) -> bool:
+    """Return whether the cluster is being stopped, or has been."""
+    # In this order: the mark is taken away last.
+    return (folder / STOPPING).exists() or not cluster_file.exists()
+
+
 def has_results(folder: Path) -> bool:
     """Whether a cluster has left results there."""
     path = folder / RESULTS
@@ -215,11 +228,14 @@ def _processes(folder: Path) -> tuple[Running | None, list[Running]]:
 
 def _is_kept(folder: Path) -> bool:
     """Whether a keeper is there, who starts the controller again in a moment."""
+    if (folder / STOPPING).exists() or not (folder / connection_file.NAMES["client"]).exists():
+        return False  # stopped, or given up
     try:
         keeper = read(folder / NAME).get("keeper")
     except (FileNotFoundError, LaunchError):
         return False
-    return keeper is not None and attach(keeper).running
+    # Our own program knows better which of its clusters it keeps, and does not ask.
+    return keeper is not None and keeper["pid"] != os.getpid() and attach(keeper).running
 
 
 def _host(folder: Path) -> str:

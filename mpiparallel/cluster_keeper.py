@@ -17,6 +17,7 @@ from pathlib import Path
 from mpiparallel import cluster_file as files
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import keeping, local
+from mpiparallel.launch.launched import CONTROLLER_GRACE
 from mpiparallel.launch.processes import Process
 
 log = logging.getLogger("mpiparallel.keeper")
@@ -41,7 +42,7 @@ def keep(folder: Path, cluster_file: Path, command: Sequence[str]) -> None:
         _await_end(process)
         now = time.monotonic()
         time.sleep(SETTLE)
-        if not (local.controller_ready(folder) and cluster_file.exists()):
+        if files.is_stopping(folder, cluster_file) or not local.controller_ready(folder):
             return  # it has ended in order
         if not deaths.once_more(now):
             log.error("the controller is given up: %s", deaths)
@@ -52,6 +53,9 @@ def keep(folder: Path, cluster_file: Path, command: Sequence[str]) -> None:
         process = Process.start(command, log=said, environ=os.environ, append=True)
         record = files.read(cluster_file)
         files.write(cluster_file, {**record, "controller": process.to_dict()})
+        if (folder / files.STOPPING).exists():
+            process.stop(CONTROLLER_GRACE)  # who stops the cluster has seen the one before it
+            return
 
 
 def _await_end(process: Process) -> None:

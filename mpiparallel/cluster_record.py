@@ -32,7 +32,7 @@ class RecordedCluster:
     host: str
     controller: Controller | None
     options: LaunchOptions
-    keeper: Process | None  # of a cluster in the background
+    keeper: Process | None  # starts the controller again when that dies
     engines: dict[str, EngineSet]
     _show_change: Callable[[], None]
 

@@ -252,6 +252,42 @@ def test_the_one_in_the_foreground_starts_its_controller_again(run: Run, start: 
     assert process.returncode == 0
 
 
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: while it is there, controllers take long to begin, and any signal ends them meanwhile."""
+    flag, folder = tmp_path / "slow", tmp_path / "path"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "if 'mpiparallel.controller' in sys.orig_argv:\n"
+        f"    while os.path.exists({str(flag)!r}): time.sleep(0.05)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    return flag
+
+
+@pytest.mark.parametrize("how", ["foreground", "background"])
+def test_stop_while_a_controller_that_was_started_again_is_coming_up(
+    run: Run, start: Start, slow: Path, how: str, state: Path
+) -> None:
+    """It does not yet handle the signal that ends it; that is no reason to start it once more."""
+    if how == "foreground":
+        process = start("start", "-n", 0)
+        read_until(process, "Press Ctrl-C")
+    else:
+        run("start", "-n", 0, "--daemonize")
+    killed = listed(run)[0]["pid"]
+    slow.touch()
+    os.kill(killed, signal.SIGKILL)
+    assert wait_until(lambda: listed(run)[0]["pid"] != killed)
+    assert run("stop").returncode == 0
+    slow.unlink()
+    assert wait_until(lambda: not processes_of(state)), processes_of(state)
+    if how == "foreground":
+        assert "the controller has ended" in process.communicate(timeout=15)[0]
+        assert process.returncode == 0
+
+
 def test_a_controller_in_the_background_is_started_again(run: Run, state: Path) -> None:
     assert run("start", "-n", 0, "--daemonize").returncode == 0
     for _ in range(2):

@@ -106,6 +106,11 @@ class Process:
             mpiexec=bool(record.get("mpiexec")),
         )
 
+    @classmethod
+    def this(cls) -> Process:
+        """Return the process that runs this very program."""
+        return cls(os.getpid(), _create_time(os.getpid()) or time.time(), Path(os.devnull))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs."""
         return {
