@@ -30,7 +30,6 @@ from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import launchers, local
-from mpiparallel.launch.argv import DEDICATED
 from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.requests import WorldRequest
 
@@ -60,8 +59,9 @@ class Cluster(
     engines, controller : str, optional
         How to start them: ``"mpi"`` (``"local"`` means the same), or another launcher of `LaunchOptions`.
     profile, cluster_id : str, optional
-        The names under which ``Client(profile=..., cluster_id=...)`` finds it. The cluster id is made up if
-        None; ``""`` is the profile's default cluster.
+        The names under which ``Client(profile=..., cluster_id=...)`` finds it; the profile may have a file of
+        settings (``mpiparallel profile new NAME``). The cluster id is made up if None; ``""`` is the
+        profile's default cluster.
     profile_dir : path, optional
         The profile's folder, instead of `profile`.
     cluster_file : path, optional
@@ -87,7 +87,10 @@ class Cluster(
         Stop it when this program ends, however it ends; otherwise it lives on until somebody stops it.
     log_level : int or str
         The controller's log level.
-    delay, load_profile, send_engines_connection_env, parent
+    load_profile : bool
+        Whether the environment (``MPIPARALLEL_<KEY>``) and the file of `profile`, if it has one, say what is
+        not given here.
+    delay, send_engines_connection_env, parent
         Taken for compatibility, without effect.
     **options
         What else `LaunchOptions` has: ``partition="debug"``, ``time="1:00:00"``, ...
@@ -143,12 +146,14 @@ class Cluster(
             "n": n,
             "controller_ip": controller_ip or None,
             "controller_args": list(controller_args) or None,
-            "engine_args": [*engine_args, *([DEDICATED] if dedicated_bridge else [])] or None,
+            "engine_args": list(engine_args) or None,
             "mpi_args": list(mpi_args) or None,
             "environment": dict(environment or {}),
             "engine_timeout": None if engine_timeout is None else float(engine_timeout),
         }
-        self._take_options(starters, given, options)
+        # A folder that is named by its path is no profile's.
+        known = self.profile if load_profile and (profile or profile_dir is None) else ""
+        self._take_options(starters, given, options, profile=known, dedicated=dedicated_bridge)
         self.n = self.options.n
         self.shutdown_atexit = shutdown_atexit
         self.log_level = logging.getLevelName(log_level) if isinstance(log_level, int) else log_level.upper()

@@ -5,13 +5,15 @@ Only `cluster.Cluster` derives from it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from mpiparallel import launchoptions
-from mpiparallel.launch import launchers
+from mpiparallel import launchoptions, profiles
+from mpiparallel.config import Config
+from mpiparallel.launch.argv import DEDICATED
 from mpiparallel.launchoptions import LaunchOptions
 
 _SPELLINGS = {"local": "mpi", "MPI": "mpi", "Local": "mpi"}  # one mpiexec on this machine
@@ -20,20 +22,26 @@ _SPELLINGS = {"local": "mpi", "MPI": "mpi", "Local": "mpi"}  # one mpiexec on th
 class OptionedCluster:
     """What `Cluster` does with its options."""
 
+    config: Config
     options: LaunchOptions
     engine_timeout: float
 
-    def _take_options(self, *layers: Mapping[str, Any]) -> None:
-        """Take options from several places, the first of which wins."""
-        found = launchoptions.merged(*layers)
-        if found.get("controller") in launchers.BATCH:
-            found.setdefault("engines", found["controller"])  # more engines are further jobs
+    def _take_options(self, *layers: Mapping[str, Any], profile: str = "", dedicated: bool = False) -> None:
+        """Take options from several places, the first of which wins.
+
+        With `profile` the last of them are the environment and that profile. What is `dedicated` has a bridge
+        of its own, whatever other arguments there are for engines.
+        """
+        further = profiles.layers(profile, self.config, os.environ) if profile else []
+        found = launchoptions.joined(*layers, *(layer.values for layer in further))
+        if dedicated and DEDICATED not in found.get("engine_args", ()):
+            found["engine_args"] = [*found.get("engine_args", ()), DEDICATED]
         self.options = launchoptions.check(found, "Cluster")
         self.engine_timeout = self.options.engine_timeout
 
-    def set_options(self, **options: Any) -> None:
+    def set_options(self, *, dedicated_bridge: bool = False, **options: Any) -> None:
         """Start what is started from now on in another way; what is None stays as it is."""
-        self._take_options(options, msgspec.to_builtins(self.options))
+        self._take_options(options, msgspec.to_builtins(self.options), dedicated=dedicated_bridge)
 
 
 def launcher(what: str, name: Any, launcher_class: Any) -> str | None:

@@ -61,6 +61,7 @@ class RecordedCluster:
             profile_dir=folder.parent,
             cluster_id=about["cluster_id"],
             shutdown_atexit=False,
+            load_profile=False,  # it goes on as it was started
             config=config,
             **{**about.get("options", {}), "n": about.get("n")},
         )

@@ -1,18 +1,24 @@
 """How controller and engines are to be started: what a profile, the environment and a command line can say.
 
 `LaunchOptions` is the one list of these words: profiles are checked against it, `Cluster` takes them as
-keywords, the command as options, and templates have them as placeholders.
+keywords, the command as options, and templates have them as placeholders. Where a value comes from is seen to
+by `profiles`.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
-from collections.abc import Mapping
-from typing import Any
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
 
 import msgspec
 
 LAUNCHERS = ("mpi", "srun", "slurm", "ssh", "pbs", "lsf")
+BATCH = ("slurm", "pbs", "lsf")  # which submit jobs
 
 
 class LaunchOptions(
@@ -114,6 +120,46 @@ class UnknownOption(ValueError, TypeError):
 
 
 KEYS = LaunchOptions.__struct_fields__
+DEFAULTS = LaunchOptions()
+TYPES = get_type_hints(LaunchOptions)
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    int | None: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: 'a list of texts, as in ["one", "two"]',
+    dict[str, str]: 'texts by name, as in {NAME = "text"}',
+}
+_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
+# Where one is not known by its type alone: whether a value is right, and the words for what is.
+_SENSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "engines": (LAUNCHERS.__contains__, f"mpiparallel can start by {', '.join(LAUNCHERS)}"),
+    "controller": (LAUNCHERS.__contains__, f"mpiparallel can start by {', '.join(LAUNCHERS)}"),
+    "n": (lambda n: n is None or n >= 0, "the number of engines cannot be negative"),
+    **{
+        key: (lambda n: n is None or n >= 1, "expected a number above zero")
+        for key in ("nodes", "ntasks_per_node", "cpus_per_task")
+    },
+    "time": (
+        lambda text: not text or _TIME.fullmatch(text) is not None,
+        "expected minutes, HH:MM:SS or D-HH:MM:SS",
+    ),
+    "warn_before": (lambda s: s >= 0, "expected seconds, not below zero"),
+    "environment": (
+        lambda table: all(name and "=" not in name for name in table),
+        "a variable's name is not empty and holds no =",
+    ),
+    # What ssh would take for an option of its own could run any command.
+    "host": (
+        lambda text: re.fullmatch(r"([^-\s]\S*)?", text) is not None,
+        "expected a host's name, or user@host",
+    ),
+    "controller_port": (lambda port: 0 <= port < 1 << 16, "a port is a number from 0 to 65535"),
+    "engine_timeout": (lambda s: s > 0, "expected seconds, more than zero"),
+    "queue_timeout": (lambda s: s > 0, "expected seconds, more than zero"),
+    "idle_timeout": (lambda s: s >= 0, "expected seconds, not below zero"),
+}
 
 
 def check(values: Mapping[str, Any], source: str) -> LaunchOptions:
@@ -125,24 +171,114 @@ def check(values: Mapping[str, Any], source: str) -> LaunchOptions:
         If one is unknown (`UnknownOption`, which is a TypeError, too), or of another type than it should be;
         the message names `source` and the remedy.
     """
-    for key in values:
-        if key not in KEYS:
-            raise UnknownOption(f"{source}: no setting is called {key!r}{_hint(key)}")
     try:
-        options = msgspec.convert(dict(values), LaunchOptions)
-    except msgspec.ValidationError as error:
+        return LaunchOptions(**{key: check_one(key, value) for key, value in values.items()})
+    except UnknownOption as error:
+        raise UnknownOption(f"{source}: {error}") from None
+    except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    for key in ("engines", "controller"):
-        if getattr(options, key) not in LAUNCHERS:
-            raise ValueError(
-                f"{source}: {key}={getattr(options, key)!r}: mpiparallel can start by {', '.join(LAUNCHERS)}"
-            )
-    return options
+
+
+def check_one(key: str, value: Any) -> Any:
+    """Return the value of one setting, made of the right type where no doubt is possible.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown (`UnknownOption`), or not what it should be; the message says what it should be.
+    """
+    if key not in KEYS:
+        raise UnknownOption(f"no setting is called {key!r}{_hint(key)}")
+    kind = TYPES[key]
+    try:
+        found = msgspec.convert(_as_text(value, kind), kind)
+    except msgspec.ValidationError:
+        raise ValueError(f"{key}={_shown(value)}: expected {_WORDS[kind]}") from None
+    if isinstance(found, float) and math.isnan(found):
+        raise ValueError(f"{key}={_shown(value)}: expected {_WORDS[kind]}")
+    # Most of these become part of a line in a script.
+    for text in [found] if isinstance(found, str) else found if key in ("modules", "setup") else []:
+        if any((ord(letter) < 32 and letter != "\t") or ord(letter) == 127 for letter in text):
+            raise ValueError(f"{key}={_shown(value)}: expected one line, without control characters")
+    right, words = _SENSIBLE.get(key, (None, ""))
+    if right is not None and not right(found):
+        raise ValueError(f"{key}={_shown(value)}: {words}")
+    return found
+
+
+def parse(key: str, text: str) -> Any:
+    """Return the value of a setting that an environment variable or a command line has as text.
+
+    A list is written as words for a shell; `setup` is one line.
+
+    Raises
+    ------
+    ValueError
+        As `check_one`; and for `environment`, which is a table.
+    """
+    kind = TYPES.get(key)
+    value: Any = text
+    if kind is bool:
+        value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.lower(), text
+        )
+    elif key == "setup":
+        value = [text]
+    elif kind == list[str]:
+        try:
+            value = shlex.split(text)
+        except ValueError as error:
+            raise ValueError(f"{key}={text!r}: {str(error).lower()}; words are as in a shell") from None
+    elif kind == dict[str, str]:
+        raise ValueError(f"{key} is a table: give {key}.NAME=VALUE, or write it in a profile")
+    elif kind in (int, int | None, float):
+        try:
+            value = float(text) if kind is float else int(text)
+        except ValueError:
+            value = text  # of which `check_one` says what it should be
+    return check_one(key, value)
+
+
+def descriptions() -> dict[str, str]:
+    """Return what each setting means, by the docstring of `LaunchOptions`."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in (LaunchOptions.__doc__ or "").partition("----------\n")[2].splitlines():
+        entry = re.fullmatch(r"    ([\w, ]+) : .*", line)
+        if entry:
+            names = entry[1].split(", ")
+        elif line.startswith("        "):
+            for name in names:
+                found[name] = f"{found.get(name, '')} {line.strip()}".strip()
+    return found
+
+
+def _as_text(value: Any, kind: Any) -> Any:
+    """Return a value as text where a text is meant and nobody would write it as one."""
+    if kind is str and isinstance(value, (int, datetime.time)) and not isinstance(value, bool):
+        return str(value)  # account = 1234, time = 01:00:00
+    if kind == list[str] and isinstance(value, (list, tuple)):
+        return [_as_text(one, str) for one in value]
+    if kind == dict[str, str] and isinstance(value, Mapping):
+        return {name: _as_text(one, str) for name, one in value.items()}
+    return value
+
+
+def _shown(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
 def _hint(key: str) -> str:
-    near = difflib.get_close_matches(key, KEYS, 1)
+    near = difflib.get_close_matches(key.replace("-", "_"), KEYS, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(KEYS)}"
+
+
+def joined(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `merged`, with what follows from it: a controller in a job has engines in jobs."""
+    found = merged(*layers)
+    if found.get("controller") in BATCH:
+        found.setdefault("engines", found["controller"])
+    return found
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

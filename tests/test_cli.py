@@ -93,8 +93,8 @@ def listed(run: Run) -> list[dict]:
 
 def test_the_parser_knows_its_defaults() -> None:
     options = make_argument_parser().parse_args(["start"])
-    assert (options.n, options.daemonize, options.ip, options.profile, options.cluster_id) == (
-        None, False, "", None, None
+    assert (options.n, options.daemonize, options.controller_ip, options.profile, options.cluster_id) == (
+        None, False, None, None, None
     )  # fmt: skip
 
 

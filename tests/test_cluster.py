@@ -121,7 +121,7 @@ def test_two_clusters_at_once(config: Config) -> None:
         ({"cluster_id": "a/b"}, ValueError, "may not hold a slash"),
         ({"nn": 4}, TypeError, "no setting is called 'nn'"),
         ({"partitoin": "debug"}, TypeError, "did you mean 'partition'"),
-        ({"nodes": "many"}, ValueError, r"Expected `int \| null`, got `str` - at `\$.nodes`"),
+        ({"nodes": "many"}, ValueError, "Cluster: nodes='many': expected a whole number"),
     ],
 )
 def test_wrong_arguments(config: Config, arguments: dict, error: type[Exception], says: str) -> None:

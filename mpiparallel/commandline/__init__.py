@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": "submit a Python script as a batch job, with engines of its own",
     "logs": "show what the parts of a cluster, or a job, have written",
     "wait": "wait until a cluster has its engines",
+    "profile": "show, write and check named settings",
     "doctor": "check this machine, MPI, the batch system and ssh, and say what to do",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel import launchoptions
 from mpiparallel.commandline import COMMANDS
 
 if TYPE_CHECKING:
@@ -39,50 +40,123 @@ def add_json(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
-def add_engines(parser: argparse.ArgumentParser) -> None:
+def add_engines(parser: argparse.ArgumentParser, *, controller: bool = False) -> None:
     """Add what a command needs that starts engines and may leave them running."""
     add_number(parser)
     parser.add_argument(
         "--daemonize", action="store_true", help="return when the engines are ready, and leave them running"
     )
-    add_engine_options(parser)
+    add_engine_options(parser, controller=controller)
 
 
-def add_number(parser: argparse.ArgumentParser) -> None:
+def add_number(parser: Any) -> None:
     """Add ``-n``."""
     parser.add_argument("-n", type=count, metavar="N", help="number of engines (the number of cores)")
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add how engines are started."""
-    parser.add_argument(
-        "--engine-timeout",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds engines may take (%(default)g)",
+# How settings are given here, by those who look for them first; all others by --set.
+_SETTINGS: dict[str, tuple[list[str], str, str]] = {
+    "engines": (["--engines"], "LAUNCHER", "what starts them: %(choices)s (mpi)"),
+    "controller": (["--controller"], "LAUNCHER", "what starts the controller: one of these, too (mpi)"),
+    "partition": (["-p", "--partition"], "NAME", "the job's partition or queue"),
+    "time": (["-t", "--time"], "TIME", "its time limit: MM, HH:MM:SS or D-HH:MM:SS"),
+    "account": (["-A", "--account"], "NAME", "who pays"),
+    "qos": (["-q", "--qos"], "NAME", "its quality of service"),
+    "nodes": (["-N", "--nodes"], "N", "number of nodes"),
+    "ntasks_per_node": (["--ntasks-per-node"], "N", "engines on each node"),
+    "cpus_per_task": (["-c", "--cpus-per-task"], "N", "cores for each engine"),
+    "mem": (["--mem"], "SIZE", "memory of each node"),
+    "gres": (["--gres"], "LIST", "other resources, as in gpu:2"),
+    "host": (["--host"], "[USER@]HOST", "where ssh starts them"),
+    "mpi_args": (["--mpi-args"], "ARG", "an argument for mpiexec; repeat for more"),
+    "batch_args": (["--batch-args"], "ARG", "an argument for sbatch, qsub or bsub; repeat for more"),
+    "engine_args": (
+        ["--engine-args"],
+        "ARG",
+        "an argument for each engine, as in --engine-args=--raw-mpi; repeat for more",
+    ),
+    "engine_timeout": (["--engine-timeout"], "S", "seconds engines may take (60)"),
+    "queue_timeout": (["--queue-timeout"], "S", "seconds their job may wait in the queue (a day)"),
+    "idle_timeout": (["--idle-timeout"], "S", "end after so many seconds without work and clients (never)"),
+    "controller_ip": (
+        ["--ip"],
+        "ADDRESS",
+        "address to listen on; 0.0.0.0 for clients and engines on other machines",
+    ),
+}
+_OF_CONTROLLERS = ("controller", "controller_ip", "idle_timeout")
+
+
+def add_engine_options(parser: argparse.ArgumentParser, *, controller: bool = False) -> None:
+    """Add how engines are started, and with `controller` how that is; `given` collects what was said.
+
+    Nothing of it has a default here: what is not given is looked for in the environment and the profile.
+    """
+    group = parser.add_argument_group(
+        "how they are started",
+        "What is not given comes from the environment (MPIPARALLEL_<SETTING>) or from the profile.",
     )
-    parser.add_argument(
-        "--mpi-args",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="an argument for mpiexec; repeat for more",
-    )
-    parser.add_argument(
-        "--engine-args",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="an argument for each engine, as in --engine-args=--raw-mpi; repeat for more",
-    )
-    parser.add_argument(
+    for key, (flags, metavar, meaning) in _SETTINGS.items():
+        if controller or key not in _OF_CONTROLLERS:
+            group.add_argument(*flags, dest=key, metavar=metavar, help=meaning, **_kind(key))
+    group.add_argument(
         "--dedicated-bridge",
-        action="append_const",
-        dest="engine_args",
-        const="--dedicated-bridge",
+        action="store_true",
         help="start one rank more, which runs no user code: none can delay what is for other engines",
     )
+    group.add_argument(
+        "--set",
+        action="append",
+        type=_key_and_value,
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting, as in --set modules='openmpi python' or --set environment.OMP_NUM_THREADS=1; "
+        "mpiparallel profile show --all lists them; repeat for more",
+    )
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that were given, -n among them."""
+    keys = ["n", *_SETTINGS]
+    found = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    more: dict[str, Any] = {}
+    for key, value in options.set:
+        if key == "environment":
+            more[key] = {**more.get(key, {}), **value}
+        elif isinstance(value, list):
+            more[key] = more.get(key, []) + value
+        else:
+            more[key] = value
+    return {**more, **found}
+
+
+def _kind(key: str) -> dict[str, Any]:
+    """Return what argparse needs to know of a setting."""
+    if launchoptions.TYPES[key] == list[str]:
+        return {"action": "append"}
+    if key in ("engines", "controller"):
+        return {"choices": launchoptions.LAUNCHERS}
+
+    def value(text: str) -> Any:
+        try:
+            return launchoptions.parse(key, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return {"type": value}
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    key, _, variable = name.partition(".")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        if key == "environment" and variable:
+            return key, launchoptions.check_one(key, {variable: value})
+        return name, launchoptions.parse(name, value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seconds(text: str) -> float:

@@ -19,7 +19,12 @@ EXAMPLES = """\
 
 def add(subcommands: arguments.Subcommands) -> None:
     """Add the parser."""
-    parser = arguments.new_parser(subcommands, "engines", examples=EXAMPLES)
+    parser = arguments.new_parser(
+        subcommands,
+        "engines",
+        usage="mpiparallel engines [-n N] [--profile NAME] [option ...]",
+        examples=EXAMPLES,
+    )
     arguments.add_names(parser)
     arguments.add_engines(parser)
 
@@ -32,9 +37,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     cluster = clusters.running(options, config)
     if cluster is None:
         return exits.NO_CLUSTER
-    cluster.set_options(
-        mpi_args=options.mpi_args, engine_args=options.engine_args, engine_timeout=options.engine_timeout
-    )
+    cluster.set_options(dedicated_bridge=options.dedicated_bridge, **arguments.given(options))
     with clusters.signals_interrupt(), cluster.connect_client_sync() as client:
         before = len(client.ids)
         name = cluster.start_engines_sync(options.n)

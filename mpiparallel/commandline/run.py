@@ -29,8 +29,10 @@ def add(subcommands: arguments.Subcommands) -> None:
         description="Start a private cluster, run a Python script which finds it by ipp.Client(), and stop "
         "it. The exit code is the script's.",
         examples=EXAMPLES,
+        usage="mpiparallel run [-n N] [--profile NAME] [option ...] [-m] SCRIPT ...",
     )
     arguments.add_number(parser)
+    parser.add_argument("--profile", help="the profile whose settings are used (default)")
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is a module's name, as in python -m"
     )
@@ -46,13 +48,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if not options.module and not Path(options.script).is_file():
         return fail(f"no such file: {options.script}", exits.USAGE)
     cluster = Cluster(
-        n=options.n,
-        profile=config.profile,
+        profile=options.profile,
         cluster_id=f"run-{os.getpid()}-{secrets.token_hex(2)}",
-        mpi_args=options.mpi_args,
-        engine_args=options.engine_args,
-        engine_timeout=options.engine_timeout,
+        dedicated_bridge=options.dedicated_bridge,
         config=config,
+        **arguments.given(options),
     )
     cluster.start_and_connect_sync().close()
     # Whatever the script starts finds the cluster too.

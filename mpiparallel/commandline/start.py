@@ -25,13 +25,11 @@ def add(subcommands: arguments.Subcommands) -> None:
         subcommands,
         "start",
         description="Start a controller and engines, and stay until Ctrl-C, which stops them.",
+        usage="mpiparallel start [-n N] [--profile NAME] [option ...]",
         examples=EXAMPLES,
     )
     arguments.add_names(parser)
-    arguments.add_engines(parser)
-    parser.add_argument(
-        "--ip", default="", help="address to listen on; 0.0.0.0 for clients and engines on other machines"
-    )
+    arguments.add_engines(parser, controller=True)
     parser.add_argument("--log-level", default="INFO", help="how much the controller logs (%(default)s)")
     parser.add_argument(
         "--restart",
@@ -47,18 +45,15 @@ def run(options: argparse.Namespace, config: Config) -> int:
             "--restart needs this command to stay, so that it cannot be used with --daemonize"
         )
     cluster = Cluster(
-        n=options.n,
         profile=options.profile,
         profile_dir=options.profile_dir,
         cluster_id=clusters.cluster_id(options, config),
-        controller_ip=options.ip,
         log_level=options.log_level,
-        mpi_args=options.mpi_args,
-        engine_args=options.engine_args,
-        engine_timeout=options.engine_timeout,
         restart=options.restart or False,
+        dedicated_bridge=options.dedicated_bridge,
         shutdown_atexit=not options.daemonize,
         config=config,
+        **arguments.given(options),
     )
     with clusters.signals_interrupt():
         began = time.monotonic()
