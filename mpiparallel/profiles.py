@@ -158,7 +158,8 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     for key in launchoptions.KEYS:
         variable = PREFIX + key.upper()
         text = environ.get(variable)
-        if not text:
+        # Launchers tell ranks how many they are to be, and where their log is.
+        if not text or (key == "n" and environ.get("MPIPARALLEL_LOG")):
             continue
         try:
             values[key] = launchoptions.parse(key, text)

@@ -273,6 +273,11 @@ def test_environment_variables() -> None:
     assert layer.sources["partition"] == "$MPIPARALLEL_PARTITION"
 
 
+def test_the_number_of_ranks_that_engines_are_told_is_no_setting() -> None:
+    environ = {"MPIPARALLEL_N": "4", "MPIPARALLEL_LOG": "/x/engines.log"}
+    assert profiles.from_environment(environ) == Layer()
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "says"),
     [

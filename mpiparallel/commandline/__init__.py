@@ -11,9 +11,11 @@ from __future__ import annotations
 COMMANDS = {
     "start": "start a controller and engines",
     "stop": "stop a cluster that was started in the background",
+    "restart": "start engines of a running cluster again",
     "list": "list the clusters that run",
     "status": "show one cluster's controller and engines",
     "where": "show what engines are doing",
+    "interrupt": "interrupt what engines run",
     "results": "list and print results that the controller keeps",
     "engines": "add engines to a running cluster, as one more MPI world",
     "run": "run a Python script with a cluster of its own",
@@ -21,6 +23,8 @@ COMMANDS = {
     "logs": "show what the parts of a cluster, or a job, have written",
     "wait": "wait until a cluster has its engines",
     "profile": "show, write and check named settings",
+    "completion": "print what completes this command in bash or zsh",
+    "clean": "remove what clusters have left that do not run any more",
     "doctor": "check this machine, MPI, the batch system and ssh, and say what to do",
 }
 

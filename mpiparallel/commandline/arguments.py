@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel import launchoptions
+import msgspec
+
+from mpiparallel import launchoptions, profiles
 from mpiparallel.commandline import COMMANDS
+from mpiparallel.config import Config
+from mpiparallel.launch.argv import DEDICATED
+from mpiparallel.launchoptions import LaunchOptions
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -128,6 +134,18 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
         else:
             more[key] = value
     return {**more, **found}
+
+
+def settle(options: argparse.Namespace, config: Config) -> LaunchOptions:
+    """Return all settings: of the command line, the environment and the profile that `options` name.
+
+    This is for what makes no `Cluster`, which does it by itself.
+    """
+    name = getattr(options, "profile", None) or config.profile
+    found = profiles.settle(given(options), name, config, os.environ)
+    if options.dedicated_bridge and DEDICATED not in found.engine_args:
+        found = msgspec.structs.replace(found, engine_args=[*found.engine_args, DEDICATED])
+    return found
 
 
 def _kind(key: str) -> dict[str, Any]:

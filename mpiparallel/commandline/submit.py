@@ -33,9 +33,11 @@ def add(subcommands: arguments.Subcommands) -> None:
         "submit",
         description="Submit a batch job that starts a controller and engines, waits for these, runs a Python "
         "script which finds them by ipp.Client(), stops them, and ends with the script's exit code.",
+        usage="mpiparallel submit -n N [--profile NAME] [option ...] [-m] SCRIPT [-- ARGUMENT ...]",
         examples=EXAMPLES,
     )
     arguments.add_number(parser)
+    parser.add_argument("--profile", help="the profile whose settings are used (default)")
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is a module's name, as in python -m"
     )
@@ -90,16 +92,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _request(options: argparse.Namespace, config: Config) -> ScriptRequest:
-    from mpiparallel import launchoptions
     from mpiparallel.launch.scriptjob import ScriptRequest
 
-    given = {
-        "n": options.n,
-        "mpi_args": options.mpi_args or None,
-        "engine_args": options.engine_args or None,
-        "engine_timeout": options.engine_timeout,
-    }
-    launch = launchoptions.check(launchoptions.merged(given), "mpiparallel submit")
+    launch = arguments.settle(options, config)
     n = launch.n
     if n is None and launch.nodes and launch.ntasks_per_node:
         n = launch.nodes * launch.ntasks_per_node
@@ -110,7 +105,7 @@ def _request(options: argparse.Namespace, config: Config) -> ScriptRequest:
         arguments=options.rest,
         module=options.module,
         n=n,
-        profile=config.profile,
+        profile=options.profile or config.profile,
         output=options.output,
         config=config,
         options=launch,
