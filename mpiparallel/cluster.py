@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel import cluster_engines, connection_file
+from mpiparallel import cluster_engines, connection_file, launchoptions
 from mpiparallel import cluster_file as files
 from mpiparallel.cluster_async import AsyncCluster
 from mpiparallel.cluster_controller import ControllerKeeper
@@ -29,7 +29,7 @@ from mpiparallel.cluster_resize import ResizingCluster
 from mpiparallel.cluster_restart import RestartingCluster
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import launchers, local
+from mpiparallel.launch import launchers
 from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.requests import WorldRequest
 
@@ -271,7 +271,7 @@ class Cluster(
     def start_cluster_sync(self, n: int | None = None) -> Cluster:
         """Start the controller and one set of `n` engines (none at all when it is 0)."""
         n = self._number(n)
-        if n and self.options.controller in launchers.BATCH:
+        if n and self.options.controller in launchoptions.BATCH:
             name = f"{int(time.time())}-{secrets.token_hex(2)}"
             self._start_controller(self._world(name, n, -1))
             return self
@@ -391,16 +391,6 @@ class Cluster(
         with self._changing:
             for name in names:
                 self.engines[name].process.asked_to_stop = True
-
-    def _number(self, n: int | None) -> int:
-        if n is None:
-            n = self.n
-        if n is None:
-            n = local.default_n(self.options, os.environ)
-        if n < 0:
-            raise ValueError(f"n={n}: the number of engines cannot be negative")
-        self.n = n
-        return n
 
     def _sets(self, name: str | None) -> list[str]:
         if name is None:

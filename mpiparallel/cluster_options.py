@@ -13,6 +13,7 @@ import msgspec
 
 from mpiparallel import launchoptions, profiles
 from mpiparallel.config import Config
+from mpiparallel.launch import local
 from mpiparallel.launch.argv import DEDICATED
 from mpiparallel.launchoptions import LaunchOptions
 
@@ -23,6 +24,7 @@ class OptionedCluster:
     """What `Cluster` does with its options."""
 
     config: Config
+    n: int | None
     options: LaunchOptions
     engine_timeout: float
 
@@ -42,6 +44,16 @@ class OptionedCluster:
     def set_options(self, *, dedicated_bridge: bool = False, **options: Any) -> None:
         """Start what is started from now on in another way; what is None stays as it is."""
         self._take_options(options, msgspec.to_builtins(self.options), dedicated=dedicated_bridge)
+
+    def _number(self, n: int | None) -> int:
+        if n is None:
+            n = self.n
+        if n is None:
+            n = local.default_n(self.options, os.environ)
+        if n < 0:
+            raise ValueError(f"n={n}: the number of engines cannot be negative")
+        self.n = n
+        return n
 
 
 def launcher(what: str, name: Any, launcher_class: Any) -> str | None:

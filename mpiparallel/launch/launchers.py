@@ -19,9 +19,6 @@ _MODULES = {
 }
 
 
-BATCH = ("slurm", "pbs", "lsf")
-
-
 def start_together(controller: ControllerRequest, world: WorldRequest) -> tuple[Controller, EngineSet]:
     """Start a controller and a world in one job of a batch system.
 
