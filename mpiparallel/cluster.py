@@ -266,6 +266,7 @@ class Cluster(
             options=self.options,
             first=first,
             environ=os.environ,
+            lifeline=self.shutdown_atexit,
         )
 
     def start_cluster_sync(self, n: int | None = None) -> Cluster:

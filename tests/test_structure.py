@@ -132,7 +132,7 @@ def test_every_package_is_shipped() -> None:
     config.read(ROOT / "setup.cfg")
     listed = set(config["options"]["packages"].split())
     found = {".".join(init.parent.relative_to(ROOT).parts) for init in PACKAGE.rglob("__init__.py")}
-    assert listed == found | {"mpiparallel.launchers", "mpiparallel.slurm"}
+    assert listed == found | {f"mpiparallel.{name}" for name in ("launchers", "slurm", "pbs", "lsf")}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A copy, as a build leaves folders behind.
     source = folder / "source"
     source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.rst", "mpiparallel", "launchers", "slurm"):
+    scripts = ("launchers", "slurm", "pbs", "lsf")
+    for name in ("setup.cfg", "pyproject.toml", "README.rst", "mpiparallel", *scripts):
         (source / name).symlink_to(ROOT / name)
     command = [
         sys.executable,
@@ -162,7 +163,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_scripts_and_templates(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for folder in ("launchers", "slurm"):
+    for folder in ("launchers", "slurm", "pbs", "lsf"):
         for script in (ROOT / folder).iterdir():
             assert f"mpiparallel/{folder}/{script.name}" in names
     for source in SOURCES:

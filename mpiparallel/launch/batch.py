@@ -108,8 +108,18 @@ class System(ABC):
         """Return how a job ended that the queue does not know any more, as far as can be found out."""
 
     @abstractmethod
+    def cancelling(self, ids: Sequence[str]) -> list[str]:
+        """Return the command that cancels jobs."""
+
+    @abstractmethod
     def cancel(self, ids: Sequence[str]) -> None:
-        """Cancel jobs; those that have ended are left alone."""
+        """Cancel jobs; those that have ended are left alone.
+
+        Raises
+        ------
+        QueueError
+            If the batch system does not do it.
+        """
 
     @abstractmethod
     def signal(self, job: str, signum: int, *, script: bool) -> None:
@@ -182,9 +192,14 @@ def ask(
 
 
 def submit(
-    command: Sequence[str], environ: Mapping[str, str], undo: Callable[[str], None]
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    undo: Callable[[str], None],
+    script: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command that submits a job; if we are interrupted meanwhile, call `undo` with its output.
+
+    A command that reads `script` from its standard input gets that.
 
     Raises
     ------
@@ -192,16 +207,17 @@ def submit(
         If it is not there, or takes too long.
     """
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**environ, "LC_ALL": "C"},
-            start_new_session=True,  # out of the reach of the terminal's Ctrl-C
-        )
+        with open(os.devnull if script is None else script) as standard_input:
+            process = subprocess.Popen(
+                command,
+                stdin=standard_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**environ, "LC_ALL": "C"},
+                start_new_session=True,  # out of the reach of the terminal's Ctrl-C
+            )
     except OSError as error:
         raise LaunchError(
             f"cannot run {command[0]} ({error.strerror or error}): start this where the batch system's "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,18 +18,23 @@ from typing import Any
 
 from mpiparallel.launch import batch
 from mpiparallel.launch.batch import JobInfo, Phase, QueueError, System
+from mpiparallel.launch.processes import Process
 
 log = logging.getLogger("mpiparallel.jobs")
 
 QUICKEST, SLOWEST = 0.5, 15.0  # seconds between two questions
 PATIENCE_SHARE = 0.1  # of the time for which nothing has changed, to wait for the next question
 NEW = 10.0  # seconds in which a batch system need not know of a job yet that it has taken
+UNTOLD = 3  # seconds in which engines end by themselves when their controller does
 CANCELLED = 20.0  # seconds for a job to be gone after it was cancelled, if nobody says otherwise
 
 
 def pause(unchanged: float) -> float:
     """Return the seconds between two questions when nothing has changed for `unchanged` seconds."""
     return min(SLOWEST, max(QUICKEST, PATIENCE_SHARE * unchanged))
+
+# Ends with its standard input, whose other end this program holds.
+_GUARD = 'read -r line; sleep "$1"; shift; exec "$@"'
 
 
 class _Entry:
@@ -188,6 +194,7 @@ class Job:
         self.also = list(also)
         self._queue = queue(system)
         self._queue.expect(job_id, created)
+        self._guard: Process | None = None
 
     @classmethod
     def submit(
@@ -205,6 +212,18 @@ class Job:
         began = time.time()
         job_id = system.submit(script_file, arguments, environ)
         return cls(job_id, system.name, log, began, script=script, also=also)
+
+    def guard(self, log: Path) -> None:
+        """Have it cancelled when this program ends, however it does, even while it waits in the queue."""
+        cancel = self._queue.system.cancelling([self.id])
+        words = ["/bin/sh", "-c", _GUARD, "guard", str(UNTOLD), *cancel]
+        self._guard = Process.start(words, log=log, environ=os.environ, lifeline=True)
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.close()
+            self._guard = None
 
     def beside(self, log: Path) -> Job:
         """Return the same job as something else in it that writes to `log`."""
@@ -312,11 +331,12 @@ class Job:
     def stop(self, grace: float) -> None:
         """Cancel it and wait until it is gone: the batch system has its own time between TERM and KILL."""
         self.asked_to_stop = True
-        if not self.running:
-            return
-        self._queue.system.cancel([self.id])
-        if not self.wait(max(grace, CANCELLED)):
-            log.warning("%s was cancelled, and %s still", self.name, self.describe_end())
+        if self.running:
+            self._queue.system.cancel([self.id])
+            if not self.wait(max(grace, CANCELLED)):
+                log.warning("%s was cancelled, and %s still", self.name, self.describe_end())
+                return
+        self._dismiss_guard()
 
     def kill(self) -> None:
         """Cancel it; the batch system kills what does not end by itself."""
@@ -324,11 +344,12 @@ class Job:
 
     def finish(self) -> None:
         """Cancel what is left of it."""
-        if self.running:
-            self.stop(0.0)
+        self.stop(0.0)
 
     def close(self) -> None:
-        """Do nothing: its log is opened when it is read."""
+        """Let go of what watches over it, if it has ended; its log is opened when it is read."""
+        if not self.running:
+            self._dismiss_guard()
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self._queue.system.title}>"

@@ -16,6 +16,8 @@ _MODULES = {
     "mpi": "local",
     "srun": "srun",
     "slurm": "slurm",
+    "pbs": "pbs",
+    "lsf": "lsf",
 }
 
 

@@ -26,6 +26,8 @@ class WorldRequest:
         The id that the first engine shall have; -1: whatever comes next.
     environ : mapping of str
         The environment of the program that asks, with what the user has added.
+    lifeline : bool
+        Whether a job of it, which may wait in a queue for long, is to end with the program that asks.
     """
 
     directory: Path
@@ -35,6 +37,7 @@ class WorldRequest:
     options: LaunchOptions = field(default_factory=LaunchOptions)
     first: int = -1
     environ: Mapping[str, str]
+    lifeline: bool = True
 
     @property
     def log(self) -> Path:

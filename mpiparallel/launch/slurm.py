@@ -223,8 +223,11 @@ class Slurm(System):
             return forgotten()
         return parse_accounting(answer.stdout)
 
+    def cancelling(self, ids: Sequence[str]) -> list[str]:
+        return ["scancel", *ids]
+
     def cancel(self, ids: Sequence[str]) -> None:
-        answer = batch.ask(["scancel", *ids])
+        answer = batch.ask(self.cancelling(ids))
         if answer.returncode and not re.search("Invalid job id|already completing|completed", answer.stderr):
             raise QueueError(f"scancel {' '.join(ids)}: {batch.said(answer)}")
 

@@ -50,6 +50,8 @@ def start_world(system: System, request: WorldRequest) -> EngineSet:
         environ={**request.environ, **options.environment},
         arguments=options.batch_args,
     )
+    if request.lifeline:
+        job.guard(request.directory / f"guard-{request.name}.log")
     log.info("%s was submitted: %d engines; the script is %s", job.name, request.n, script)
     return EngineSet(job, request.name, request.n, request.first)
 
@@ -98,6 +100,8 @@ def start_controller(system: System, request: ControllerRequest) -> Controller:
         script=True,
         also=[output],
     )
+    if request.lifeline:
+        job.guard(request.directory / "guard.log")
     log.info("%s was submitted: a controller; the script is %s", job.name, script)
     return Controller(job)
 
