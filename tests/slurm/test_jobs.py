@@ -45,19 +45,18 @@ def job_of(cluster: Cluster) -> Job:
     return engine_set.process
 
 
-def place() -> tuple[str, int, int]:
-    import socket
-
-    from mpi4py import MPI
-
-    return socket.gethostname(), MPI.COMM_WORLD.rank, MPI.COMM_WORLD.allreduce(1)
-
-
 def state_of(job: str) -> str:
     return machine.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
 
 def check_world(client: Client) -> None:
+    def place() -> tuple[str, int, int]:
+        import socket
+
+        from mpi4py import MPI
+
+        return socket.gethostname(), MPI.COMM_WORLD.rank, MPI.COMM_WORLD.allreduce(1)
+
     hosts, ranks, sizes = zip(*client[:].apply_sync(place), strict=True)
     assert list(ranks) == [0, 1, 2, 3]
     assert set(sizes) == {4}
@@ -103,7 +102,11 @@ def test_the_controller_in_the_job_found_from_another_program(
     stop = [*command, "stop", "--cluster-id", cluster.cluster_id]
     subprocess.run(stop, check=True, timeout=60)
     assert state_of(job.id) == "COMPLETED"
-    assert not cluster.folder.exists()
+    left = [path.name for path in cluster.folder.iterdir()]
+    assert left == ["results.db"]
+    subprocess.run(
+        [*command, "results", "--remove", "--cluster-id", cluster.cluster_id], check=True, timeout=60
+    )
 
 
 def test_a_job_that_waits_says_why_and_ctrl_c_cancels_it(slurm: Slurm, tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_time_in_the_queue_is_no_time_to_connect(new: Callable[..., Cluster]) ->
         ({"gres": "gpu:7"}, r"Invalid generic resource(?s:.*)sinfo -o '%P %G'"),
         (
             {"n": 99, "nodes": 99},
-            r"job \d+ will never start \(PENDING, PartitionNodeLimit\): it asks for more nodes(?s:.*)main \(",
+            r"job \d+ will never start \(PENDING, Partition(?:NodeLimit|Config)\): (?s:.*)main \(",
         ),
         ({"partition": "short", "time": "1:00:00"}, r"PartitionTimeLimit(?s:.*)short \(.* up to 5:00\)"),
         (
@@ -211,9 +214,9 @@ def test_signals_reach_the_ranks(new: Callable[..., Cluster]) -> None:
             "import signal; seen = []; signal.signal(signal.SIGUSR2, lambda *_: seen.append(1))", block=True
         )
         job_of(cluster).send_signal(signal.SIGUSR2)
-        assert wait_until(lambda: client[:].apply_sync(lambda: len(seen)) == [1, 1])  # type: ignore[name-defined]  # noqa: F821
+        assert wait_until(lambda: client[:].pull("seen", block=True) == [[1], [1]])
         cluster.signal_engines_sync(signal.SIGUSR2)
-        assert wait_until(lambda: client[:].apply_sync(lambda: len(seen)) == [2, 2])  # type: ignore[name-defined]  # noqa: F821
+        assert wait_until(lambda: client[:].pull("seen", block=True) == [[1, 1], [1, 1]])
 
 
 @pytest.mark.mpi
