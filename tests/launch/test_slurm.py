@@ -170,7 +170,8 @@ def test_what_is_no_time_limit(text: str) -> None:
 def test_a_job_is_not_told_of_the_job_that_submits_it() -> None:
     environ = {
         "SLURM_JOB_ID": "1", "SLURM_NTASKS": "9", "SLURM_CONF": "/etc/x", "SLURM_JWT": "t",
-        "SLURMD_NODENAME": "n", "SBATCH_ACCOUNT": "me", "PBS_JOBID": "1", "PBS_SERVER": "s", "LSB_JOBID": "1", "PATH": "/bin",
+        "SLURMD_NODENAME": "n", "SBATCH_ACCOUNT": "me", "PBS_JOBID": "1", "PBS_SERVER": "s", "LSB_JOBID": "1",
+        "PATH": "/bin",
     }  # fmt: skip
     assert set(batch.outside(environ)) == {"SLURM_CONF", "SLURM_JWT", "SBATCH_ACCOUNT", "PBS_SERVER", "PATH"}
 
