@@ -62,7 +62,7 @@ def _join(folder: Path, options: argparse.Namespace, config: Config) -> int:
     """Add a world to a cluster that is not this host's to change: in a batch job, most of the time."""
     from mpiparallel import launchoptions
     from mpiparallel.commandline import joining
-    from mpiparallel.launch import allocation, local
+    from mpiparallel.launch import local
 
     given = {
         "mpi_args": options.mpi_args or None,
@@ -70,6 +70,5 @@ def _join(folder: Path, options: argparse.Namespace, config: Config) -> int:
         "engine_timeout": options.engine_timeout,
     }
     launch = launchoptions.check(launchoptions.merged(given), "mpiparallel engines")
-    where = allocation.find(os.environ)
-    n = options.n or (where.ntasks if where else local.cores())
+    n = options.n or local.default_n(launch, os.environ)
     return joining.join(folder, n, launch, config, stay=not options.daemonize)

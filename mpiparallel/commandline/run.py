@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from mpiparallel.cluster import Cluster
@@ -15,9 +16,12 @@ from mpiparallel.commandline import arguments, exits
 from mpiparallel.commandline.printing import fail
 from mpiparallel.config import Config
 
+AGAIN = "again"  # what one copy has said
 EXAMPLES = """\
   mpiparallel run -n 4 script.py --its option    the script connects by ipp.Client()
   mpiparallel run -n 4 -m package.module
+  sbatch -n 64 --wrap "mpiparallel run script.py"    an engine for each task of the job, on all of its nodes
+  salloc -n 64 mpiparallel run script.py             the same, with the script on this host
 """
 
 
@@ -47,6 +51,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
     if not options.module and not Path(options.script).is_file():
         return fail(f"no such file: {options.script}", exits.USAGE)
+    trouble = copies(os.environ)
+    if trouble:
+        return exits.USAGE if trouble == AGAIN else fail(trouble, exits.USAGE)
     cluster = Cluster(
         profile=options.profile,
         cluster_id=f"run-{os.getpid()}-{secrets.token_hex(2)}",
@@ -64,3 +71,28 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return run_script(options.script, options.arguments, module=options.module)
     finally:
         cluster.stop_cluster_sync()
+
+
+# How many processes a launcher has started, and which of them this is.
+_LAUNCHERS = (
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("mpiexec", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpiexec", "PMI_SIZE", "PMI_RANK"),
+)
+
+
+def copies(environ: Mapping[str, str]) -> str:
+    """Return what is wrong when a launcher has started this command several times: each would have a cluster.
+
+    Only the first is to say so; for the others it is `AGAIN`.
+    """
+    for launcher, size, rank in _LAUNCHERS:
+        number = environ.get(size, "")
+        if number.isdigit() and int(number) > 1:
+            if environ.get(rank, "0") != "0":
+                return AGAIN
+            return (
+                f"{launcher} has started this command {number} times, and each would start engines of its "
+                f"own: leave {launcher} out, as in `mpiparallel run script.py`; it starts the engines itself"
+            )
+    return ""
