@@ -1,4 +1,4 @@
-"""``mpiparallel submit``, ``logs``, ``wait``, jobs in ``list`` and ``status``: Slurm is played by commands."""
+"""``mpiparallel submit``, ``logs``, ``wait``, jobs in ``list`` and ``status``; commands play Slurm."""
 
 from __future__ import annotations
 
