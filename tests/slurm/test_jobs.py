@@ -75,7 +75,8 @@ def test_engines_in_a_job(new: Callable[..., Cluster], separate: None, srun_mpi:
         assert cluster.engine_set.state == "running"
         script = cluster.folder / f"engines-{cluster.engine_set.name}.sbatch"
         assert "#SBATCH --time=10:00\n" in script.read_text()
-        assert ("srun.sh" in script.read_text()) == (srun_mpi != "none")
+        launched = script.read_text().splitlines()[-1]
+        assert ("/srun.sh" in launched) == (srun_mpi != "none")
         asked = machine.run("scontrol", "show", "job", job.id)
         assert "TimeLimit=00:10:00" in asked
         assert "JobName=mpit-engines" in asked
