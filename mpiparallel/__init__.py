@@ -31,6 +31,7 @@ _HOMES = {
         "uncan", "uncan_map", "unpack_apply_message", "use_cloudpickle", "use_dill", "use_pickle",
     ],
     "mpiparallel.engine.current": ["current_comm"],
+    "mpiparallel.engine.jobtime": ["time_left"],
     "mpiparallel.wire.references": ["Reference", "depend", "dependent", "interactive", "require"],
     "concurrent.futures": ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"],
     "mpiparallel.error": [

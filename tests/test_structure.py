@@ -18,7 +18,7 @@ PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {
     "mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks",
-    "launchoptions", "disk", "profiles", "reach",
+    "batchjob", "disk", "launchoptions", "profiles", "reach",
 }  # fmt: skip
 CLUSTER = {
     "cluster", "cluster_async", "cluster_controller", "cluster_engines", "cluster_file", "cluster_keeper",
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "tracebacks": {"ranges"},
     "ranges": set(),
     "peek": set(),
+    "batchjob": set(),
     "launchoptions": set(),
     "disk": {"error"},
     "reach": set(),

@@ -79,6 +79,7 @@ class Connection:
         self.pid = os.getpid()
         self.engines: dict[int, EngineInfo] = {}  # replaced, never changed, by the I/O thread
         self.departed: dict[int, str] = {}  # engine -> why it left
+        self.warned: dict[str, tuple[str, float | None]] = {}  # engines -> why they are to end, and when
         self.heard: dict[int, tuple[str, int]] = {}  # engine -> its uuid and the number of its last output
         self.pending: dict[str, dict[int, Task]] = {}  # request -> engine -> task
         self.balanced: dict[str, Task] = {}  # those for which the hub chooses the engine, by msg_id

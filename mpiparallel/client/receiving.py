@@ -7,8 +7,9 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from mpiparallel import error
+from mpiparallel import error, ranges
 from mpiparallel.client import reconnect
+from mpiparallel.client.looks import duration
 from mpiparallel.client.tasks import Task
 from mpiparallel.wire.messages import (
     NOBODY,
@@ -17,6 +18,7 @@ from mpiparallel.wire.messages import (
     EnginesChanged,
     Goodbye,
     Heartbeat,
+    JobEnds,
     Lacks,
     Message,
     Notice,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mpiparallel")
 
 STRANGER = "from a peer that has not said Hello"  # how the hub's refusals to those it does not know end
+SAME_END = 10.0  # seconds by which two announcements of one end may differ
+MAX_WARNED = 1000
 DEPARTED = 10_000  # engines whose end is remembered
 
 
@@ -61,6 +65,8 @@ def receive(connection: Connection, thread: IOThread, messages: list[Message]) -
                 _answer(asked[0], header)
         elif isinstance(header, Notice):
             _notice(connection, header)
+        elif isinstance(header, JobEnds):
+            _job_ends(connection, header)
         elif isinstance(header, Lacks):
             thread.send(
                 Message(Supply(header.engine, header.function), _function(connection, header.function))
@@ -158,6 +164,21 @@ def _notice(connection: Connection, header: Notice) -> None:
             return
         request.notices = [*request.notices, header.text]
     log.warning("%s", header.text)
+
+
+def _job_ends(connection: Connection, header: JobEnds) -> None:
+    """Warn the person of the end of engines, once."""
+    whose = ranges.engines(header.engines)
+    at = None if header.left is None else time.monotonic() + header.left
+    why, before = connection.warned.get(whose, ("", None))
+    if why == header.why and (before is None or at is None or abs(before - at) < SAME_END):
+        return
+    connection.warned[whose] = header.why, at
+    while len(connection.warned) > MAX_WARNED:
+        del connection.warned[next(iter(connection.warned))]
+    when = "" if header.left is None else f" in {duration(header.left)}"
+    end = "ends" if len(header.engines) == 1 else "end"
+    log.warning("%s%s: %s %s with it", header.why, when, whose, end)
 
 
 def _engines_changed(connection: Connection, header: EnginesChanged) -> None:

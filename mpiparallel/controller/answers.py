@@ -107,6 +107,8 @@ def _status(state: State, _question: Ask) -> dict[str, Any]:
             "engines": list(world.engines),
             "hosts": [engine.info.host for engine in world.engines.values()],
             "mpi": world.hello.mpi,
+            "job": world.hello.job,
+            "time_left": None if world.ends_at is None else world.ends_at - state.now,
         }
         for world in state.worlds.values()
     ]

@@ -7,7 +7,7 @@ Called by `hub`.
 from __future__ import annotations
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, balance, delivery, departed, questions, work
+from mpiparallel.controller import again, balance, delivery, departed, questions, returning, work
 from mpiparallel.controller.records import Departed
 from mpiparallel.controller.state import Client, Peer, State
 from mpiparallel.wire.messages import Hello, Refused, Welcome, msg_id
@@ -28,6 +28,7 @@ def hello(state: State, sender: Peer, hello: Hello, now: float) -> None:
     state.peers[sender] = client
     engines = [engine.info for engine in state.engines.values()]
     state.send(sender, Welcome(__version__, state.cluster_id, engines, state.heartbeat, state.instance))
+    returning.tell(state, sender, now)
     if replaced:
         # What was on its way to the old connection is lost: output, results, and questions for functions.
         work.release(state, client, keep_lacks=True)

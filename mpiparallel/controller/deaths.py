@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from signal import SIGKILL
 from typing import NamedTuple
 
+from mpiparallel import batchjob
 from mpiparallel.controller import causes
 from mpiparallel.controller.liveness import End, Liveness
 from mpiparallel.controller.lives import WorldState
@@ -178,6 +179,10 @@ class Deaths:
     def _find(self, world: World, ends: list[End]) -> causes.Cause | None:
         hello = world.hello
         log = _tail(hello.log, self._logs.get(world.name, 0))
+        job = batchjob.named(hello.job)
+        why = batchjob.said(job, log) if job is not None and not ends else ""
+        if why:
+            return causes.Cause(world.bridge - world.first, why, True)
         killed = {rank for name, rank in self._killed if name == world.name}
         deaths = [causes.Death(end.rank, end.status, end.oom, end.rank in killed) for end in ends]
         cause = causes.find(log, world.processes, deaths, hello.survives, bool(hello.bridge_host))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpiparallel.controller import claims, delivery, questions, work, worlds
+from mpiparallel.controller import claims, delivery, questions, returning, work, worlds
 from mpiparallel.controller.state import Client, State, World
 from mpiparallel.wire.messages import (
     Abort,
     Claim,
     Consumed,
     EnginesLost,
+    JobEnds,
     Lacks,
     Message,
     Notice,
@@ -39,4 +40,5 @@ WORLD_WORK: dict[type, Callable[[State, World, Message], None]] = {
     Whereabouts: questions.whereabouts,
     Notice: work.notice,
     EnginesLost: worlds.lost,
+    JobEnds: returning.job_ends,
 }

@@ -190,6 +190,14 @@ class Hub:
                 self._lost(world.peer, reason, now, bridge)
         return self._take()
 
+    def job_ended(self, name: str, reason: str, now: float, returns: bool = False) -> list[Send]:
+        """Let go of a world of which the batch system says that its job has ended, or waits once more."""
+        self.state.now = now
+        world = self.state.worlds.get(name)
+        if world is not None:
+            worlds.job_ended(self.state, world, reason, returns)
+        return self._take()
+
     def silent(self, now: float) -> list[World]:
         """Return worlds that owe an answer to Where; the server may look at their bridges, and say `saw`."""
         return questions.silent(self.state, now)
@@ -299,6 +307,7 @@ class Hub:
         clients.hello(state, sender, hello, now)
 
     def _hello_world(self, sender: Peer, hello: HelloWorld, now: float) -> None:
+        worlds.requeued(self.state, hello)
         problem = self._closed() or worlds.problem(self.state, sender, hello)
         if problem:
             self._refuse(sender, Message(hello), problem, "refused hellos")

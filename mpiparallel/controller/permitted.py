@@ -14,6 +14,7 @@ from mpiparallel.wire.messages import (
     Heartbeat,
     Hello,
     HelloWorld,
+    JobEnds,
     Lacks,
     Notice,
     Output,
@@ -49,6 +50,7 @@ PERMITTED: dict[type, frozenset[Role]] = {
     Whereabouts: frozenset({"engine"}),
     Notice: frozenset({"engine"}),
     EnginesLost: frozenset({"engine"}),
+    JobEnds: frozenset({"engine"}),
     Heartbeat: frozenset({"client", "engine"}),
     Goodbye: frozenset({"client", "engine"}),
 }

@@ -103,6 +103,8 @@ class World:
     waiting: deque[Message] = field(default_factory=deque)  # while adrift
     waiting_bytes: int = 0
     credit: Counter[int] = field(default_factory=Counter)  # while adrift: output consumed, by engine
+    ends_at: float | None = None  # when its batch job ends, if that is known
+    ending: str = ""  # what people were told of that
 
     def advance(self, event: WorldEvent) -> None:
         self.state = advance(WORLD, self.state, event)

@@ -11,6 +11,7 @@ from signal import SIGKILL
 
 import msgspec
 
+from mpiparallel.controller.batch import Finding, Jobs
 from mpiparallel.controller.deaths import Deaths, Loss
 from mpiparallel.controller.hub import Hub
 from mpiparallel.controller.looks import Looks
@@ -28,9 +29,11 @@ class Watch:
         self._host = host
         self._deaths = Deaths(host, hub.state.worlds)
         self._looks = Looks(self._deaths)
+        self._jobs = Jobs(hub.state.heartbeat)
         self.descriptor = self._deaths.liveness.descriptor  # readable when a process has ended
 
     def close(self) -> None:
+        self._jobs.close()
         self._looks.close()
         self._deaths.liveness.close()
 
@@ -66,7 +69,7 @@ class Watch:
 
     def due(self, now: float) -> float:
         """Return when `check` is to be called at the latest: a time, or infinity."""
-        return min(self._deaths.due(), self._looks.due(now))
+        return min(self._deaths.due(), self._looks.due(now), self._jobs.due(now))
 
     def check(self, now: float, thorough: bool) -> list[Send]:
         """Report who has died, and look at bridges that owe an answer.
@@ -77,11 +80,27 @@ class Watch:
             self._deaths.tidy(self._hub.state.client)
         self._deaths.collect(now, thorough)
         sends = [send for loss in self._deaths.losses(now) for send in self._report(loss, now)]
+        for finding in self._jobs.look(self._hub.state.worlds.values(), now):
+            sends += self._job(finding, now)
         for world, place in self._looks.at(self._hub.silent(now), now):
             self._hub.saw(world, place)
         for world in self._looks.unheard(self._hub.state.worlds, now):
             log.warning("world %s is silent: its bridge's process was sent a signal directly", world.name)
         return sends
+
+    def _job(self, finding: Finding, now: float) -> list[Send]:
+        """Report what the batch system says of a world that is cut off or silent."""
+        world = self._hub.state.worlds[finding.world]
+        if finding.runs and (world.peer is not None or world.hello.survives):
+            return []  # it may speak again
+        # A job that runs on may have lost its engines nevertheless; and the log is the better witness of one
+        # that has ended by itself.
+        reason = finding.text or self._deaths.explain(world, "")
+        if not reason and finding.runs:
+            return []
+        reason = reason or f"job {world.hello.job.partition(':')[2]} has ended"
+        log.warning("world %s is lost: %s", world.name, reason)
+        return self._hub.job_ended(world.name, reason, now, finding.returns)
 
     def _report(self, loss: Loss, now: float) -> list[Send]:
         state = self._hub.state
@@ -102,7 +121,8 @@ class Watch:
         known = self._hub.state.peers.get(peer)
         if known is None or (isinstance(known, World) and self._deaths.expects(known)):
             return []
-        if isinstance(known, World) and self._deaths.explain(known, ""):
+        asked = isinstance(known, World) and not known.hello.survives and self._jobs.knows(known)
+        if isinstance(known, World) and not asked and self._deaths.explain(known, ""):
             return self.lose(peer, reason, now)  # it is on another host, and has said why it ended
         log.warning("%s %s is cut off: %s", type(known).__name__.lower(), known.name, reason)
         return self._hub.cut(peer, reason, now)

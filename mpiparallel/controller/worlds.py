@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from mpiparallel import __version__
-from mpiparallel.controller import again, balance, claims, departed, questions, work
+from mpiparallel.controller import again, balance, claims, departed, questions, returning, work
 from mpiparallel.controller.lives import EngineEvent, WorldEvent, WorldState
 from mpiparallel.controller.state import Engine, Peer, Request, State, World
+from mpiparallel.ranges import engines as engines_named
 from mpiparallel.wire.messages import (
     Consumed,
     EngineInfo,
@@ -96,10 +97,14 @@ def hello(state: State, sender: Peer, hello: HelloWorld, now: float) -> None:
 
 def _welcome(state: State, world: World) -> None:
     numbers = list(world.numbers)
-    state.tell(world, WelcomeWorld(__version__, state.cluster_id, numbers, state.heartbeat, state.instance))
+    welcome = WelcomeWorld(
+        __version__, state.cluster_id, numbers, state.heartbeat, state.instance, name=world.name
+    )
+    state.tell(world, welcome)
 
 
 def _register(state: State, sender: Peer, hello: HelloWorld, now: float) -> World:
+    hello = returning.as_before(state, hello)
     first = state.next_engine if hello.first < 0 else hello.first
     world = World(hello.name, sender, hello, now, first=first)
     add(state, world)
@@ -333,6 +338,22 @@ def stop_engines(state: State, numbers: Sequence[int], reason: str) -> None:
         _check_engines(world)
     if stopped:
         state.tell_clients(EnginesChanged(removed=stopped, reason=reason))
+
+
+def job_ended(state: State, world: World, reason: str, returns: bool) -> None:
+    """Let a world go whose batch job has ended; or waits for another turn, so that it `returns`."""
+    if returns:
+        returning.expect(state, world)
+        reason = f"{reason}; when the job runs again, they come back as {engines_named(world.numbers)}"
+    forget(state, world, reason, WorldEvent.LOST)
+
+
+def requeued(state: State, hello: HelloWorld) -> None:
+    """Let go of a world whose job runs once more, as `hello` says, if that was not noticed before."""
+    for world in list(state.worlds.values()) if hello.restarts else ():
+        same = (world.hello.job, world.hello.engine_set) == (hello.job, hello.engine_set)
+        if same and world.hello.restarts < hello.restarts:
+            job_ended(state, world, f"job {hello.job.partition(':')[2]} was requeued", True)
 
 
 def forget(state: State, world: World, reason: str, event: WorldEvent) -> None:

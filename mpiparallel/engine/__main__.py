@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpiparallel import connection_file, peek
+from mpiparallel import batchjob, connection_file, peek
 from mpiparallel.config import Config
 from mpiparallel.connection_file import NAMES
+from mpiparallel.engine.jobtime import clock
 from mpiparallel.error import ConnectionFileError, ConnectionRefused
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     faulthandler.enable()
     # The terminal's Ctrl-C is for the program that the user looks at; an engine's client interrupts it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if batchjob.from_environment() is not None:
+        clock.listen()
     config = Config.from_environment()
 
     from mpiparallel.engine import size
@@ -160,7 +163,7 @@ def _register(
             engines = courier.register().engines
         except ConnectionRefused as error:
             trouble = str(error)
-    engines, trouble = world.mail.bcast((engines, trouble))
+    engines, trouble, world.name = world.mail.bcast((engines, trouble, world.name))
     return (None, -1, trouble) if trouble else (courier, engines[0] + world.place, "")
 
 
@@ -174,7 +177,8 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
         info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
     except (ConnectionFileError, ValueError) as error:
         return None, str(error)
-    return Line(info, path, config, options.timeout, options.engine_set, options.first_id), ""
+    job = batchjob.from_environment()
+    return Line(info, path, config, options.timeout, options.engine_set, options.first_id, job), ""
 
 
 def _serve(courier: Courier, engine_id: int, config: Config, guard: Guard | None) -> None:

@@ -84,7 +84,7 @@ class Bridge:
         self._ranks: dict[int, int] = {}  # engine id -> rank
         self._outgoing = Outgoing()
         self._heard = self._asked = time.monotonic()
-        self._heartbeat = line.config.heartbeat
+        self._heartbeat, self.welcomes = line.config.heartbeat, 0  # how often the controller has said welcome
         self.stopped_by: str | None = None  # why the world is to end
         self._stopped: set[int] = set()  # engines that are to do nothing any more
         self._dead: set[int] = set()  # engines whose ranks have died
@@ -94,8 +94,7 @@ class Bridge:
         self._handed = Handed(line.config.max_backlog)
         self._lacking: dict[tuple[int, bytes], Message] = {}  # asked for, and not supplied
         self._broken_since: float | None = None  # set while there is no welcome
-        self._called = 0.0  # when the last Hello was sent
-        self._unknown = False  # whether the controller says that it has heard no Hello
+        self._called, self._unknown = 0.0, False  # when Hello was sent last; whether it was not heard
 
     # ------------------------------------------------------------ meeting
 
@@ -139,6 +138,7 @@ class Bridge:
             mpiparallel.__version__, world.name, world.hosts[world.shift :], world.pids[world.shift :],
             world.mpi, line.engine_set, first=line.first_id, log=line.config.log, survives=world.survives,
             lost=sorted(lost), held=held, owners=owners, bridge_host=alone[0], bridge_pid=alone[1],
+            job=line.job.name if line.job else "", restarts=line.job.restarts if line.job else 0,
         )  # fmt: skip
 
     def resume(self, first: int, held: dict[int, dict[str, str]]) -> None:
@@ -177,6 +177,7 @@ class Bridge:
         self._ranks = ranks
         self._dead = {engine for engine, rank in ranks.items() if rank in world.lost}
         self._heartbeat = header.heartbeat
+        world.name, self.welcomes = header.name or world.name, self.welcomes + 1
         self._heard = time.monotonic()
         if self._broken_since is not None:
             self._broken_since = None

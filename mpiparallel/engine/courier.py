@@ -28,6 +28,8 @@ from mpiparallel.engine import recovery
 from mpiparallel.engine.bridge import Bridge, Line
 from mpiparallel.engine.current import Current
 from mpiparallel.engine.executor import Executor
+from mpiparallel.engine.foretelling import Foreteller
+from mpiparallel.engine.jobtime import clock
 from mpiparallel.engine.leader import Leader
 from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
@@ -37,6 +39,7 @@ from mpiparallel.wire.between import Complete, Cut, Drop, Examine, Held, Made, R
 from mpiparallel.wire.messages import (
     Abort,
     Consumed,
+    JobEnds,
     Message,
     Recall,
     Result,
@@ -107,6 +110,7 @@ class Courier(threading.Thread):
         self._first = executor.engine_id - self.world.place
         self.current = Current(self.world, executor, self._guard, self._first, self.post)
         self._handlers = self._make_handlers()
+        clock.is_told = self._line.job is not None
         if self.bridge is not None:
             self._lead(self.bridge)
 
@@ -114,7 +118,8 @@ class Courier(threading.Thread):
         """Take up the leading rank's part."""
         sys.setswitchinterval(SWITCH)
         self.bridge = bridge
-        self.leader = Leader(self.world, self.mail, bridge, self._first, self._config.notice_after)
+        teller = Foreteller(self._line.job, self._config.warn_before)
+        self.leader = Leader(self.world, self.mail, bridge, self._first, self._config.notice_after, teller)
 
     # ------------------------------------------------------------ the two threads
 
@@ -232,6 +237,7 @@ class Courier(threading.Thread):
             Renew: lambda m: watcher.renew(m.header, self.mail.take_comm),
             Complete: lambda m: watcher.complete(m.header),
             Release: lambda m: watcher.release(m.header),
+            JobEnds: lambda m: clock.learn(m.header.left),
         }
 
     def _take_stop(self, message: Message) -> None:

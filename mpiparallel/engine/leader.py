@@ -17,7 +17,9 @@ import msgspec
 from mpiparallel import peek
 from mpiparallel.engine.bridge import Bridge
 from mpiparallel.engine.clearing import Clearing
+from mpiparallel.engine.foretelling import Foreteller
 from mpiparallel.engine.gangs import Gangs
+from mpiparallel.engine.jobtime import clock
 from mpiparallel.engine.mail import Mail
 from mpiparallel.engine.overseer import Overseer, Request
 from mpiparallel.engine.questions import Questions
@@ -51,10 +53,15 @@ class Leader:
         The id of the first engine.
     notice_after
         Seconds after which a wait is told to the client.
+    foreteller
+        Who knows when the batch job ends.
     """
 
-    def __init__(self, world: World, mail: Mail, bridge: Bridge, first: int, notice_after: float) -> None:
-        self._world, self._mail, self.bridge = world, mail, bridge
+    def __init__(
+        self, world: World, mail: Mail, bridge: Bridge, first: int, notice_after: float,
+        foreteller: Foreteller,
+    ) -> None:  # fmt: skip
+        self._world, self._mail, self.bridge, self._foreteller = world, mail, bridge, foreteller
         self._first = first
         # It knows ranks by their places, as user code does.
         self.overseer = Overseer(
@@ -168,7 +175,16 @@ class Leader:
             self._look_at_dead(now)
             if self._held is None:
                 self.bridge.tick()
+                self._foretell()
         return busy
+
+    def _foretell(self) -> None:
+        """Tell ranks, controller and clients of the end of the batch job."""
+        signalled, clock.warned = clock.warned, False
+        for header in self._foreteller.tick(self.bridge.welcomes, signalled):
+            self.bridge.post(Message(header))
+            for place in self._world.places:
+                self._tell(place, header)
 
     def _look_at_silent(self) -> None:
         """Interrupt ranks whose couriers do not answer from outside, and tell clients what they are in."""

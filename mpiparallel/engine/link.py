@@ -14,6 +14,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from mpiparallel import connection_file, reach
+from mpiparallel.batchjob import BatchJob
 from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.error import ConnectionFileError
@@ -37,6 +38,7 @@ class Line:
     timeout: float
     engine_set: str = ""
     first_id: int = -1  # the engine id that the first engine should have; -1: the next
+    job: BatchJob | None = None  # that this process is in
 
     def read_again(self) -> ConnectionInfo | None:
         """Return what the connection file says now; None when it cannot be read at this moment."""

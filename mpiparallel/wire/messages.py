@@ -9,17 +9,17 @@ direction               messages
 ======================  ==========================================================================
 client  -> controller   Hello, Submit, Balance, Abort, Signal, Stop, Ask, Claim, Where, Supply, Consumed,
                         Received, Heartbeat, Goodbye
-world   -> controller   HelloWorld, Result, Returned, Output, Lacks, Whereabouts, Notice, EnginesLost,
-                        Heartbeat, Goodbye
-controller -> client    Welcome, Refused, Result, Resend, Output, Lacks, Answer, Notice, EnginesChanged,
-                        Heartbeat, Goodbye
+world   -> controller   HelloWorld, Result, Returned, Output, Lacks, Whereabouts, Notice, JobEnds,
+                        EnginesLost, Heartbeat, Goodbye
+controller -> client    Welcome, Refused, Result, Resend, Output, Lacks, Answer, Notice, JobEnds,
+                        EnginesChanged, Heartbeat, Goodbye
 controller -> world     WelcomeWorld, Refused, Submit, Recall, Settled, Abort, Signal, Stop, Where, Supply,
                         Consumed, EnginesLost, Heartbeat, Goodbye
 ======================  ==========================================================================
 
 The bridge hands Submit, Recall, Abort, Signal, Stop, Where, Supply and Consumed on to the ranks they name
 as they are. What ranks tell each other about waits (`wire.waits`) names ranks by their place in
-the world as it began: a rank keeps its number when others die.
+the world as it began: a rank keeps its number when others die. JobEnds is for all ranks, too.
 """
 
 from __future__ import annotations
@@ -121,6 +121,9 @@ class HelloWorld(Header, frozen=True):
     # Of a bridge that began as a process of its own and is no engine; it counts as the rank after the last.
     bridge_host: Annotated[str, Meta(max_length=256)] = ""
     bridge_pid: Count = 0
+    # The batch job that it is in (`batchjob.BatchJob.name`), and how often that was requeued before.
+    job: Annotated[str, Meta(max_length=256)] = ""
+    restarts: Count = 0
 
 
 class Welcome(Header, frozen=True):
@@ -141,6 +144,7 @@ class WelcomeWorld(Header, frozen=True):
     engines: Engines
     heartbeat: float
     instance: Text = ""
+    name: Text = ""  # the world's from now on, if it is not the one that it has said: it was here before
 
 
 class Refused(Header, frozen=True):
@@ -319,6 +323,18 @@ class Notice(Header, frozen=True):
     text: Text
 
 
+class JobEnds(Header, frozen=True):
+    """The batch job of a world ends in `left` seconds; None: it has no end, or nobody knows it.
+
+    `why` is to be told to people, now: ``job 123 reaches its time limit``; nobody is told when it is empty.
+    The hub puts in the `engines` that it is about.
+    """
+
+    left: float | None = None
+    why: Text = ""
+    engines: Engines = []
+
+
 class EnginesLost(Header, frozen=True):
     """Ranks of this world have died; the others go on. Who sees it first tells the other."""
 
@@ -347,13 +363,14 @@ FromClient = (
     | Heartbeat | Goodbye
 )  # fmt: skip
 FromWorld = (
-    HelloWorld | Result | Returned | Output | Lacks | Whereabouts | Notice | EnginesLost | Heartbeat | Goodbye
+    HelloWorld | Result | Returned | Output | Lacks | Whereabouts | Notice | JobEnds | EnginesLost | Heartbeat
+    | Goodbye
 )
 AnyHeader = (
     Hello | HelloWorld | Welcome | WelcomeWorld | Refused | Heartbeat | Goodbye
     | Submit | Result | Output | Consumed | Lacks | Supply
     | Abort | Signal | Stop | Ask | Where | Whereabouts | Answer | Notice | EnginesChanged | EnginesLost
-    | Balance | Recall | Returned | Received | Settled | Resend | Claim
+    | JobEnds | Balance | Recall | Returned | Received | Settled | Resend | Claim
     | Blocked | Broken | Renew | Remains | Complete | Completed | Release
     | Examine | Ledgers | Held | Cut | Want | Made | Drop
 )  # fmt: skip
@@ -363,7 +380,7 @@ NOBODY = -1  # in the place of an engine's id
 # These overtake data.
 CONTROL = (
     Abort, Signal, Stop, Ask, Where, Whereabouts, Answer, Heartbeat, Refused, Consumed, Notice, EnginesLost,
-    Recall, Returned,
+    JobEnds, Recall, Returned,
     Blocked, Examine, Ledgers, Cut,
 )  # fmt: skip
 
