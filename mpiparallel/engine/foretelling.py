@@ -53,7 +53,7 @@ class Foreteller:
         self._question: Asked | None = None
         self._ask_at = 0.0
         self._answered_at = float("-inf")
-        self._known = False
+        self._known = self._preempted = self._over = False
         self._ends_at: float | None = None  # since the epoch
         self._why = ""
         self._warned_of: float | None = None  # the end of which people know
@@ -99,16 +99,15 @@ class Foreteller:
         facts = batchjob.facts(job, self._question.text, now)
         self._question = None
         first, self._known = not self._known, True
+        self._over = facts.phase in ("ends", "ended", "waits")  # others ask why
         if facts.phase != "runs":
-            return first  # it is known by those who ask why it has ended
+            return first
         self._answered_at = now
         self._preempted = facts.preempted
         before, self._ends_at = self._ends_at, facts.ends_at
         if before is None or facts.ends_at is None:
             return first or before is not facts.ends_at
         return first or abs(before - facts.ends_at) > SAME
-
-    _preempted = False
 
     def _left(self, now: float) -> float | None:
         return None if self._ends_at is None else max(0.0, self._ends_at - now)
@@ -121,7 +120,7 @@ class Foreteller:
 
     def _warning(self, job: BatchJob, now: float) -> str:
         """Return what people are to be told now; "" when that is nothing, or nothing new."""
-        if self._question is not None:
+        if self._question is not None or self._over:
             return ""
         signalled, self._signalled = self._signalled, False
         if not self._is_sure(now):  # nobody answers

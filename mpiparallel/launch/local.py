@@ -144,6 +144,7 @@ def start_world(request: WorldRequest) -> EngineSet:
         root=os.geteuid() == 0,
         log=str(request.log),
     )
+    environment["MPIPARALLEL_WARN_BEFORE"] = str(options.warn_before)
     far = argv.host_arguments(which, where.hostfile if where and spread else "", options.mpi_args)
     if far:
         far += argv.passed_arguments(which, environment, list(options.environment))

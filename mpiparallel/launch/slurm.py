@@ -253,9 +253,25 @@ class Slurm(System):
         return {
             "ntasks_per_node": str(per_node or ""),
             "requeue": "requeue" if options.requeue else "no-requeue",
+            "signal": signal_ahead(options),
             # sbatch has its own patterns in the names of files
             "output": shlex.quote(str(log).replace("\\", "\\\\").replace("%", "%%")),
         }
+
+
+STARTED = 120  # seconds: Slurm's signal comes up to a minute early, and Python has to be there by then
+
+
+def signal_ahead(options: LaunchOptions) -> str:
+    """Return what sbatch's ``--signal`` is to be: engines are told ahead of the end, for whatever reason.
+
+    Those of a very short job look at the clock alone: a signal would end them while they start.
+    """
+    if not options.warn_before or (
+        options.time and batch.seconds(options.time) < options.warn_before + STARTED
+    ):
+        return ""
+    return f"B:USR1@{options.warn_before}"
 
 
 def _job_of(output: str) -> str:

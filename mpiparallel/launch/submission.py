@@ -178,6 +178,7 @@ def world_values(system: System, request: WorldRequest) -> dict[str, str]:
     )
     told = ("MPIPARALLEL_LOG", "MPIPARALLEL_N", "MPIPARALLEL_MPIEXEC")
     ours = {name: value for name, value in ours.items() if name in told or name not in environ}
+    ours["MPIPARALLEL_WARN_BEFORE"] = str(options.warn_before)
     ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", environ.get("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE))
     if by:
         script = resources.script("launchers", "srun.sh", request.config)
