@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mpiparallel import batchjob
 from mpiparallel.batchjob import BatchJob, Facts, Question
+from mpiparallel.controller import probe
 from mpiparallel.controller.state import World
 
 SILENT = 3.0  # times the heartbeat for which a world may say nothing
@@ -108,6 +109,22 @@ class Jobs:
                 if not finding.runs:
                     del self._cases[name]
         return findings
+
+    def doubt(self, world: World, reason: str) -> bool:
+        """Look whether a host of a world has gone before it is told that the world ended for `reason`.
+
+        Return whether that is worth while; a finding follows.
+        """
+        hosts = list(dict.fromkeys(world.hello.hosts))
+        job = batchjob.named(world.hello.job)
+        if len(hosts) < 2 or job is None:
+            return False
+        question = self._ask(probe.argv(job.system, hosts))
+        self._cases[world.name] = _Case(
+            job, hosts, 0.0, question=question, facts=Facts("ended"),
+            then=lambda text: probe.told(text, reason),
+        )  # fmt: skip
+        return True
 
     def _go_on(self, name: str, case: _Case, now: float) -> Finding | None:
         if case.question is None:

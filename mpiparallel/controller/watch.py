@@ -99,6 +99,8 @@ class Watch:
         if not reason and finding.runs:
             return []
         reason = reason or f"job {world.hello.job.partition(':')[2]} has ended"
+        if not finding.text and self._jobs.doubt(world, reason):
+            return []
         log.warning("world %s is lost: %s", world.name, reason)
         return self._hub.job_ended(world.name, reason, now, finding.returns)
 

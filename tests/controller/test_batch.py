@@ -215,3 +215,21 @@ def test_knows(batch: FakeBatch) -> None:
     jobs = Jobs(HEARTBEAT, batch.ask, lambda job: bool(seen.append(job)) or True)  # type: ignore[arg-type]
     assert jobs.knows(batch.world(job="pbs:12.server"))
     assert seen == [BatchJob("pbs", "12.server")]
+
+
+def test_hosts_are_looked_at_before_an_end_is_told_that_nobody_explains(batch: FakeBatch) -> None:
+    world = batch.world()
+    assert batch.say(FAILED) == [Finding("w", "")]
+    assert batch.jobs.doubt(world, "rank 0 ended")
+    assert batch.asked[-1].command[-2:] == ["node4", "node5"]
+    assert batch.say("node5\n") == [
+        Finding("w", "node node5 does not answer any more (power? network?); rank 0 ended")
+    ]
+
+
+def test_a_world_on_one_host_needs_no_such_look(batch: FakeBatch) -> None:
+    world = batch.world()
+    alone = World("x", None, HelloWorld("v", "x", ["node4", "node4"], [1, 2], job="slurm:75"), 0.0)
+    assert not batch.jobs.doubt(alone, "rank 0 ended")
+    world.hello = HelloWorld("v", "w", ["node4", "node5"], [1, 2])
+    assert not batch.jobs.doubt(world, "rank 0 ended")
