@@ -231,6 +231,7 @@ def test_ways_of_srun(vendor: str, there: list[str], wish: str, expected: list[s
         ("Open MPI", ["pmix", "pmi2"], "pmi2", "warn", "needs pmix"),
         ("Open MPI", ["pmix", "pmi2"], "pmx", "fail", "knows pmix, pmi2 only"),
         ("Open MPI", ["pmi2"], "none", "ok", "mpiexec starts the ranks"),
+        ("", ["pmi2"], "", "ok", "which of them suits your MPI is not known"),
     ],
 )
 def test_what_srun_knows(vendor: str, there: list[str], wish: str, status: str, words: str) -> None:

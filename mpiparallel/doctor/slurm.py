@@ -91,7 +91,8 @@ def plugin(vendor: str, there: Sequence[str], wish: str) -> Finding:
     facts = {"plugins": list(there), "srun_mpi": wish}
     if wish == "none":
         return ok(name, "The profile says srun_mpi = none: mpiexec starts the ranks of jobs.", **facts)
-    fitting = pmi.fitting(VENDORS.get(vendor, Dialect.UNKNOWN), tuple(there))
+    dialect = VENDORS.get(vendor, Dialect.UNKNOWN)
+    fitting = pmi.fitting(dialect, tuple(there))
     if wish and wish not in there:
         return fail(
             name,
@@ -106,6 +107,10 @@ def plugin(vendor: str, there: Sequence[str], wish: str) -> Finding:
             f"The profile says srun_mpi = {wish}, but {vendor} mostly needs {fitting}.",
             f"If ranks by srun do not meet, choose {fitting}, or leave it out: it is found out then.",
             **facts,
+        )
+    if dialect is Dialect.UNKNOWN and not wish:
+        return ok(
+            name, f"srun knows {listed}; which of them suits {vendor or 'your MPI'} is not known.", **facts
         )
     if not wish and not fitting:
         wanted = "pmix" if vendor == "Open MPI" else "pmi2"

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from helpers import wait_until
 
+from mpiparallel.controller.places import host_addresses
 from mpiparallel.launch import mpi
 from mpiparallel.launch.argv import Dialect
 from slurm import machine
@@ -157,6 +158,21 @@ def victims(slurm: Slurm, root: None, separate: None) -> Iterator[list[str]]:
         slurm.node("plug", node)
         slurm.node("start", node)
     assert wait_until(lambda: all(slurm.up(node) for node in chosen), 60.0), "a node does not come back"
+
+
+@pytest.fixture
+def far_address(slurm: Slurm, root: None, separate: None) -> Iterator[tuple[str, str]]:
+    """A node, and an address of this host to which it has no way any more."""
+    node = slurm.nodes[-1]
+    others = [one for one in host_addresses() if one != slurm.address and not one.startswith("127.")]
+    if not others:
+        pytest.skip("this host has no second address")
+    route = [f"{others[0]}/32", "via", f"{slurm.address.rpartition('.')[0]}.250"]
+    slurm.node("exec", node, "ip", "route", "add", *route)
+    try:
+        yield node, others[0]
+    finally:
+        slurm.node("exec", node, "ip", "route", "del", *route)
 
 
 @dataclass

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from mpiparallel import Cluster
-from mpiparallel.controller.places import host_addresses
 from mpiparallel.error import LaunchError
 from slurm.machine import Slurm
 
@@ -135,21 +134,6 @@ def test_a_controller_that_listens_on_its_host_only(start: Any, separate: None) 
     said = start(controller_ip="127.0.0.1")
     assert "tried from node" in said and "tcp://127.0.0.1:" in said and "Connection refused" in said
     assert "controller_ip='0.0.0.0'" in said and "--ip" in said
-
-
-@pytest.fixture
-def far_address(slurm: Slurm, root: None, separate: None) -> Iterator[tuple[str, str]]:
-    """A node, and an address of this host to which it has no way any more."""
-    node = slurm.nodes[-1]
-    others = [one for one in host_addresses() if one != slurm.address and not one.startswith("127.")]
-    if not others:
-        pytest.skip("this host has no second address")
-    route = [f"{others[0]}/32", "via", f"{slurm.address.rpartition('.')[0]}.250"]
-    slurm.node("exec", node, "ip", "route", "add", *route)
-    try:
-        yield node, others[0]
-    finally:
-        slurm.node("exec", node, "ip", "route", "del", *route)
 
 
 def test_a_controller_that_nodes_have_no_way_to(start: Any, far_address: tuple[str, str]) -> None:
