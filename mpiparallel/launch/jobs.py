@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -366,9 +367,12 @@ def _end_of(path: Path) -> str:
 
 
 def _clock(start: str) -> str:
-    """Return the hour of an ISO time, with the day if that is not today."""
-    day, _, hour = start.partition("T")
-    return hour[:5] if day == time.strftime("%Y-%m-%d") and hour else start.replace("T", " ")[:16]
+    """Return the hour of an ISO time, with the day if that is not today; other times as they are."""
+    found = re.fullmatch(r"(\d+-\d+-\d+)T(\d+:\d+).*", start)
+    if not found:
+        return start
+    day, hour = found.groups()
+    return hour if day == time.strftime("%Y-%m-%d") else f"{day} {hour}"
 
 
 def signal_name(signum: int) -> str:

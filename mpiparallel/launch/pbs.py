@@ -50,7 +50,7 @@ def info_of(attributes: Mapping[str, str]) -> JobInfo:
     info = JobInfo(
         phase,
         state,
-        re.sub(r"^(?:Not Running|Can Never Run): ", "", comment) if phase is Phase.WAITING else "",
+        re.sub(r"^Not Running: ", "", comment) if phase is Phase.WAITING else "",
         start,
         nodes,
         limit,

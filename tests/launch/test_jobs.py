@@ -157,6 +157,8 @@ def test_what_it_waits_for(toy: Toy, tmp_path: Path) -> None:
         (JobInfo(Phase.WAITING, "PENDING", "None"), "job 1 is PENDING"),
         (JobInfo(Phase.WAITING, "PENDING", "BeginTime", restarts=1),
          "job 1 is PENDING: BeginTime (restarted 1 times)"),
+        (JobInfo(Phase.WAITING, "QUEUED", "ncpus", "Tue Nov 24 14:05:00 2026"),
+         "job 1 is QUEUED: ncpus, estimated start Tue Nov 24 14:05:00 2026"),
         (RUNNING, ""),
     ]:  # fmt: skip
         toy.jobs["1"] = info
