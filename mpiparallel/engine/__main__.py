@@ -7,6 +7,7 @@ import atexit
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mpiparallel.engine.guard import Guard
     from mpiparallel.engine.world import World
 
+SEEN_WITHIN = 5.0  # seconds for a connection file that has been written to be there on a shared file system
 FINALIZED = 30  # seconds that the end of MPI and of Python may take
 
 
@@ -173,8 +175,9 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
 
     try:
         path = _connection_path(options, config)
-        # A Cluster starts engines when the file is there: if it is gone, so is the cluster.
-        info = _wait_for(path, 0.0 if options.engine_set else options.timeout)
+        # A Cluster starts engines when the file is there, but another host may see it a little later.
+        timeout = min(SEEN_WITHIN, options.timeout) if options.engine_set else options.timeout
+        info = _wait_for(path, timeout, started=bool(options.engine_set))
     except (ConnectionFileError, ValueError) as error:
         return None, str(error)
     job = batchjob.from_environment()
@@ -241,14 +244,19 @@ def _connection_path(options: argparse.Namespace, config: Config) -> Path:
     )
 
 
-def _wait_for(path: Path, timeout: float) -> connection_file.ConnectionInfo:
+def _wait_for(path: Path, timeout: float, started: bool) -> connection_file.ConnectionInfo:
     """Read the connection file, waiting for it to appear."""
     deadline = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > deadline:
+            remedy = (
+                "the cluster has ended, or this host does not see that folder: it has to be on a file system "
+                "that all hosts share (set MPIPARALLEL_STATE to such a one)"
+                if started
+                else "start a controller first (mpiparallel controller, or mpiparallel start)"
+            )
             raise ConnectionFileError(
-                f"no connection file {path} after {timeout:.0f} s: start a controller first "
-                "(mpiparallel controller, or mpiparallel start)"
+                f"no connection file {path} on {socket.gethostname()} after {timeout:.0f} s: {remedy}"
             )
         time.sleep(0.05)
     return connection_file.read(path)

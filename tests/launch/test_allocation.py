@@ -58,6 +58,12 @@ def test_slurm(changes: dict[str, str], ntasks: int) -> None:
     assert str(found) == "job 12 on 2 nodes"
 
 
+def test_in_a_step_the_number_of_tasks_is_what_fits() -> None:
+    step = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_NODELIST": "node1"}
+    found = find({**SLURM, **step, "SLURM_JOB_CPUS_PER_NODE": "4(x2)", "SLURM_CPUS_PER_TASK": "2"})
+    assert found == Allocation("slurm", "12", ("node1", "node2"), 4)
+
+
 def test_old_names_of_slurm() -> None:
     found = find({"SLURM_JOBID": "7", "SLURM_NODELIST": "a", "SLURM_NTASKS": "1"})
     assert found == Allocation("slurm", "7", ("a",), 1) and str(found) == "job 7 on a"

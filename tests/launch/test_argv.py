@@ -12,8 +12,10 @@ from mpiparallel.launch.argv import (
     controller_argv,
     engine_argv,
     ft_arguments,
+    host_arguments,
     identify,
     mpiexec_arguments,
+    passed_arguments,
     world_environment,
 )
 
@@ -91,6 +93,33 @@ def test_mpiexec() -> None:
 )
 def test_surviving_ranks(dialect: Dialect, version: str, mpi_args: list[str], expected: list[str]) -> None:
     assert ft_arguments(MPI("/m", dialect, version), mpi_args) == expected
+
+
+@pytest.mark.parametrize(
+    ("dialect", "hostfile", "mpi_args", "arguments"),
+    [
+        (Dialect.OPENMPI, "/nodes", [], ["--hostfile", "/nodes"]),
+        (Dialect.MPICH, "/nodes", [], ["-f", "/nodes"]),
+        (Dialect.INTELMPI, "/nodes", ["-genv", "A", "1"], ["-f", "/nodes"]),
+        (Dialect.OPENMPI, "", [], []),
+        (Dialect.OPENMPI, "/nodes", ["--host", "a,b"], []),
+        (Dialect.OPENMPI, "/nodes", ["--hostfile=mine"], []),
+        (Dialect.INTELMPI, "/nodes", ["-hosts", "a,b"], []),
+        (Dialect.MPICH, "/nodes", ["-f", "mine"], []),
+    ],
+)
+def test_hosts_of_a_batch_system(
+    dialect: Dialect, hostfile: str, mpi_args: list[str], arguments: list[str]
+) -> None:
+    assert host_arguments(MPI("/m", dialect), hostfile, mpi_args) == arguments
+
+
+def test_variables_for_hosts_that_are_reached_by_ssh() -> None:
+    environ = {"PATH": "/b", "MPIPARALLEL_N": "4", "HOME": "/h", "MINE": "1", "PYTHONPATH": "/p"}
+    assert passed_arguments(MPI("/m", Dialect.OPENMPI), environ, ["MINE", "ABSENT"]) == [
+        "-x", "MPIPARALLEL_N", "-x", "PATH", "-x", "PYTHONPATH", "-x", "MINE",
+    ]  # fmt: skip
+    assert passed_arguments(MPI("/m", Dialect.INTELMPI), environ, ["MINE"]) == []
 
 
 @pytest.mark.parametrize("n", [0, -1])

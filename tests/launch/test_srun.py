@@ -1,0 +1,99 @@
+"""What is started by srun, and when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpiparallel.config import Config
+from mpiparallel.error import LaunchError
+from mpiparallel.launch import srun
+from mpiparallel.launch.allocation import outside_of_step
+from mpiparallel.launch.argv import srun_arguments
+from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launchoptions import LaunchOptions
+
+JOB = {"SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NTASKS": "4"}
+
+
+def program(path: Path, lines: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+
+
+def request(tmp_path: Path, environ: dict[str, str], n: int = 4, **options: object) -> WorldRequest:
+    return WorldRequest(
+        directory=tmp_path, name="a", n=n, config=Config(), environ=environ,
+        options=LaunchOptions(engines="srun", **options),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_arguments() -> None:
+    assert srun_arguments(4, ["python"], 4) == ["--ntasks=4", "python"]
+    assert srun_arguments(2, ["python"], 4, ["--cpu-bind=none"]) == ["--cpu-bind=none", "--ntasks=2", "python"]
+    assert srun_arguments(5, ["python"], 4) == ["--overcommit", "--ntasks=5", "python"]
+    with pytest.raises(ValueError, match="cannot start 0 engines"):
+        srun_arguments(0, ["python"], 4)
+
+
+@pytest.mark.parametrize("environ", [{}, {"PBS_JOBID": "1", "PBS_NODEFILE": __file__}])
+def test_outside_of_an_allocation_there_is_nowhere_to_start(tmp_path: Path, environ: dict[str, str]) -> None:
+    with pytest.raises(LaunchError, match=r"in none: run it in one \(salloc.*engines='slurm'"):
+        srun.start_world(request(tmp_path, environ))
+
+
+def test_no_srun_on_the_path(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="no srun on the PATH, although this program is in job 5 on 2 nodes"):
+        srun.start_world(request(tmp_path, {**JOB, "PATH": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(("n", "more"), [(4, ""), (6, "--overcommit ")])
+def test_the_command_and_its_environment(tmp_path: Path, n: int, more: str) -> None:
+    program(
+        tmp_path / "bin/srun",
+        'echo "$*"; env | grep -E "^(MPIPARALLEL_|PMI|SLURM_PROCID|SLURM_NTASKS|HELLO)" | sort; exit 7',
+    )
+    program(tmp_path / "bin/mpiexec", 'echo "mpiexec (Open MPI) 5.0.11"')
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "PMI_RANK": "0", "SLURM_JOB_CPUS_PER_NODE": "2(x2)"}
+    started = srun.start_world(
+        request(
+            tmp_path,
+            {**JOB, **step, "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "1"},
+            n=n, srun_mpi="pmix", environment={"HELLO": "1"}, srun_args=["--mine"], python="/p/python",
+            engine_args=["--raw-mpi"],
+        )
+    )  # fmt: skip
+    assert started.process.wait(20)
+    assert str(started.failure()).startswith("srun ended with exit code 7. ")
+    said = started.get_output().splitlines()
+    assert said == [
+        "--overlap --kill-on-bad-exit=1 --input=none --mpi=pmix --cpus-per-task=1 "
+        f"{more}--mine --ntasks={n} /p/python -m mpiparallel.engine --connection-file {tmp_path}/engine.json "
+        "--engine-set a --raw-mpi",
+        "HELLO=1",
+        f"MPIPARALLEL_LOG={tmp_path}/engines-a.log",
+        f"MPIPARALLEL_MPIEXEC={tmp_path}/bin/mpiexec",
+        f"MPIPARALLEL_N={n}",
+        "MPIPARALLEL_ORPHAN_AFTER=30",
+        "MPIPARALLEL_SRUN_MPI=pmix",
+    ]
+    assert started.to_dict()["what"] == "srun"
+    started.clear_away()
+
+
+def test_the_environment_outside_of_a_step() -> None:
+    step = {
+        "SLURM_STEP_ID": "3", "SLURM_STEP_NODELIST": "node1", "SLURM_NODELIST": "node1", "SLURM_NNODES": "1",
+        "SLURM_NTASKS": "1", "SLURM_NPROCS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0", "SLURM_MPI_TYPE": "none", "SLURM_CPU_BIND": "quiet", "SLURM_CPU_BIND_TYPE": "x",
+    }  # fmt: skip
+    job = {
+        "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_CPUS_PER_NODE": "8,4", "SLURM_CPUS_PER_TASK": "4", "SLURM_CONF": "/c", "HOME": "/h",
+    }  # fmt: skip
+    layout = {"SLURM_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_TASKS_PER_NODE": "2,1"}
+    assert outside_of_step({**job, **step}) == {**job, **layout}
+    assert outside_of_step(job) == job
+    assert outside_of_step({}) == {}
