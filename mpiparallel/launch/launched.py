@@ -17,6 +17,7 @@ from mpiparallel.launch import advice
 from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.running import Running
+from mpiparallel.launch.steps import Step
 
 CONTROLLER_GRACE = 10.0  # seconds that a controller may take to stop its worlds and itself
 WORLD_GRACE = 5.0
@@ -26,6 +27,8 @@ def attach(record: Mapping[str, Any]) -> Running:
     """Return the running thing that a ``to_dict`` described, perhaps in another program."""
     if "job" in record:
         return Job.from_dict(record)
+    if "step" in record:
+        return Step.from_dict(record)
     return Process.from_dict(record)
 
 

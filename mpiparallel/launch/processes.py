@@ -16,12 +16,15 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 
 from mpiparallel.error import LaunchError
 from mpiparallel.launch.sweeping import sweep
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AFTERMATH = 1.0  # seconds that descendants have to end after the process itself has
 
@@ -67,7 +70,7 @@ class Process:
         lifeline: bool = False,
         append: bool = False,
         mpiexec: bool = False,
-    ) -> Process:
+    ) -> Self:
         """Start `argv`, which writes to `log`, a new file or (`append`) at its end.
 
         Raises
@@ -97,7 +100,7 @@ class Process:
         return process
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Process:
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Attach to the process that `to_dict` described, perhaps in another program."""
         return cls(
             int(record["pid"]),

@@ -17,8 +17,8 @@ from mpiparallel.error import LaunchError
 from mpiparallel.launch import allocation, argv, local, mpi, pmi
 from mpiparallel.launch.allocation import Allocation
 from mpiparallel.launch.launched import EngineSet
-from mpiparallel.launch.processes import Process
 from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launch.steps import Step
 from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,17 @@ def run(request: WorldRequest, where: Allocation, which: argv.MPI, by: str) -> E
     )
     ranks = argv.n_ranks(request.n, options.engine_args)
     script = resources.script("launchers", "srun.sh", request.config)
-    command = [*local.runner(script), *argv.srun_arguments(ranks, engine, where.ntasks, options.srun_args)]
+    step = f"engines-{request.name}"
+    arguments = [f"--job-name={step}", *options.srun_args]
+    command = [*local.runner(script), *argv.srun_arguments(ranks, engine, where.ntasks, arguments)]
     log.debug("starting %s in %s", command, where)
     environment = argv.world_environment(
         environ, which, n=ranks, cores=where.ntasks, root=os.geteuid() == 0, log=str(request.log)
     )
     environment = allocation.outside_of_step(environment) | {"MPIPARALLEL_SRUN_MPI": by}
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", local.ORPHAN_PATIENCE)
-    process = Process.start(command, log=request.log, environ=environment)
+    process = Step.start(command, log=request.log, environ=environment)
+    process.job, process.step = where.job, step
     return EngineSet(process, request.name, request.n, request.first, what="srun")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from mpiparallel.error import LaunchError
 from mpiparallel.launch import srun
 from mpiparallel.launch.allocation import outside_of_step
 from mpiparallel.launch.argv import srun_arguments
+from mpiparallel.launch.launched import attach
 from mpiparallel.launch.requests import WorldRequest
+from mpiparallel.launch.steps import Step, named
 from mpiparallel.launchoptions import LaunchOptions
 
 JOB = {"SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NTASKS": "4"}
@@ -32,7 +37,7 @@ def request(tmp_path: Path, environ: dict[str, str], n: int = 4, **options: obje
 
 def test_arguments() -> None:
     assert srun_arguments(4, ["python"], 4) == ["--ntasks=4", "python"]
-    assert srun_arguments(2, ["python"], 4, ["--cpu-bind=none"]) == ["--cpu-bind=none", "--ntasks=2", "python"]
+    assert srun_arguments(2, ["python"], 4, ["--mine"]) == ["--mine", "--ntasks=2", "python"]
     assert srun_arguments(5, ["python"], 4) == ["--overcommit", "--ntasks=5", "python"]
     with pytest.raises(ValueError, match="cannot start 0 engines"):
         srun_arguments(0, ["python"], 4)
@@ -45,7 +50,7 @@ def test_outside_of_an_allocation_there_is_nowhere_to_start(tmp_path: Path, envi
 
 
 def test_no_srun_on_the_path(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="no srun on the PATH, although this program is in job 5 on 2 nodes"):
+    with pytest.raises(LaunchError, match="no srun on the PATH, although .* in job 5 on 2 nodes"):
         srun.start_world(request(tmp_path, {**JOB, "PATH": str(tmp_path)}))
 
 
@@ -70,7 +75,7 @@ def test_the_command_and_its_environment(tmp_path: Path, n: int, more: str) -> N
     said = started.get_output().splitlines()
     assert said == [
         "--overlap --kill-on-bad-exit=1 --input=none --mpi=pmix --cpus-per-task=1 "
-        f"{more}--mine --ntasks={n} /p/python -m mpiparallel.engine --connection-file {tmp_path}/engine.json "
+        f"{more}--job-name=engines-a --mine --ntasks={n} /p/python -m mpiparallel.engine --connection-file {tmp_path}/engine.json "
         "--engine-set a --raw-mpi",
         "HELLO=1",
         f"MPIPARALLEL_LOG={tmp_path}/engines-a.log",
@@ -79,8 +84,36 @@ def test_the_command_and_its_environment(tmp_path: Path, n: int, more: str) -> N
         "MPIPARALLEL_ORPHAN_AFTER=30",
         "MPIPARALLEL_SRUN_MPI=pmix",
     ]
-    assert started.to_dict()["what"] == "srun"
+    record = started.to_dict()
+    assert record["what"] == "srun" and record["step"] == ["5", "engines-a"]
+    again = attach(record)
+    assert isinstance(again, Step) and (again.job, again.step) == ("5", "engines-a")
     started.clear_away()
+
+
+def test_steps_by_name() -> None:
+    said = "5.0|engines-a\n5.1|engines-b\n5.batch|batch\n\n5.2|engines-a\n"
+    assert named(said, "engines-a") == ["5.0", "5.2"]
+    assert named("", "engines-a") == []
+
+
+def test_the_step_of_an_srun_that_was_killed_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin/mpiexec", 'echo "mpiexec (Open MPI) 5.0.11"')
+    program(tmp_path / "bin/srun", "exec sleep 60")
+    program(tmp_path / "bin/squeue", f'echo "$*" >> {tmp_path}/asked; echo "5.3|engines-a"; echo "5.4|x"')
+    program(tmp_path / "bin/scancel", f'echo "cancel $*" >> {tmp_path}/asked')
+    path = f"{tmp_path}/bin:/usr/bin:/bin"
+    monkeypatch.setenv("PATH", path)
+    started = srun.start_world(request(tmp_path, {**JOB, "PATH": path}, srun_mpi="pmix"))
+    ended = threading.Event()
+    started.process.watch(ended.set)
+    assert started.pid is not None
+    os.kill(started.pid, signal.SIGKILL)
+    assert ended.wait(20)
+    started.process.close()
+    assert (tmp_path / "asked").read_text() == "-s -h -j 5 -o %i|%j\ncancel 5.3\n"
 
 
 def test_the_environment_outside_of_a_step() -> None:

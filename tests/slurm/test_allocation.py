@@ -1,4 +1,4 @@
-"""Engines over the nodes of an allocation that the program is in, by mpiexec and by srun; and when it fails."""
+"""Engines over the nodes of an allocation that the program is in, by mpiexec and by srun."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def drive(slurm):
 
 
 def layout(places: list[list[Any]]) -> list[tuple[int, int]]:
-    """Return rank and size of each engine, and check that the first half is on one node, the rest on another."""
+    """Return rank and size of each engine; the first half has to be on one node, the rest on another."""
     hosts = [host for host, *_ in places]
     half = len(hosts) // 2
     assert len(set(hosts[:half])) == len(set(hosts[half:])) == 1 and hosts[0] != hosts[-1], hosts
@@ -129,7 +129,7 @@ controller=$!
 trap 'kill $controller 2>/dev/null' EXIT
 while [ ! -e {tmp_path}/cluster/client.json ]; do sleep 0.1; done
 export MPIPARALLEL_N=4 MPIPARALLEL_SRUN_MPI={plugin}
-{root}/launchers/srun.sh -n 4 {python} -m mpiparallel.engine --connection-file {tmp_path}/cluster/engine.json &
+{root}/launchers/srun.sh -n4 {python} -m mpiparallel.engine --connection-file {tmp_path}/cluster/engine.json &
 {python} - <<'EOF'
 import mpiparallel as ipp
 with ipp.Client("{tmp_path}/cluster/client.json") as rc:
@@ -171,7 +171,7 @@ def test_srun_without_a_pmi(drive, tmp_path, monkeypatch):
 def test_a_controller_that_nodes_cannot_reach(way, drive, nodes):
     told = drive(engines=way, controller_ip="127.0.0.1")
     assert told["seconds"] < 30, told
-    for part in ("no controller answers on", f"tried from {nodes[0]} (tcp://127.0.0.1:", "refused", "--ip '*'"):
+    for part in ("no controller answers on", "tried from node", "(tcp://127.0.0.1:", "refused", "--ip '*'"):
         assert part in told["error"], told["error"]
 
 
@@ -180,7 +180,7 @@ def test_a_folder_that_nodes_do_not_see(drive, monkeypatch, nodes):
     folder = f"/dev/shm/mpiparallel-tests-{os.getpid()}"
     monkeypatch.setenv("MPIPARALLEL_STATE", folder)
     told = drive(engines="srun", n=2)
-    for part in (f"no connection file {folder}/", f"on {nodes[0]}", "MPIPARALLEL_STATE"):
+    for part in (f"no connection file {folder}/", " on node", "MPIPARALLEL_STATE"):
         assert part in told["error"], told["error"]
 
 
