@@ -54,6 +54,28 @@ _SIGNS = (
         "MPIPARALLEL_STATE and TMPDIR",
     ),
     (
+        r"More processors requested than permitted",
+        "The allocation has no room for so many ranks. Start fewer engines, or get a larger one",
+    ),
+    (
+        r"Permission denied \((?:publickey|password|keyboard|gssapi)|Too many authentication failures",
+        "ssh is not let in without a question. See to it that `ssh HOST true` works by itself: a key, an "
+        "agent (ssh-add), and what ~/.ssh/config says of that host",
+    ),
+    (
+        r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "ssh does not know that host's key. Log in once by hand (ssh HOST), and compare the fingerprint",
+    ),
+    (
+        r"Could not resolve hostname",
+        "No host has that name here. Check it (host), or give it one in ~/.ssh/config",
+    ),
+    (
+        r"ssh: connect to host .*(?:refused|timed out|No route|unreachable)|timed out during banner",
+        "No ssh server answers there. Check name and port (~/.ssh/config), and whether the host is up; nodes "
+        "of many clusters let you in only while a job of yours runs on them",
+    ),
+    (
         r"unable to get host address|gethostbyname failed",
         "A host cannot look up its own name or another's. Have it put into /etc/hosts",
     ),

@@ -32,6 +32,12 @@ srun: error: node1: task 1: Exited with exit code 16"""
             "all nodes share",
         ),
         ("write: No space left on device", "TMPDIR"),
+        ("srun: error: Unable to create step for job 7: More processors requested than permitted", "fewer"),
+        ("me@login1: Permission denied (publickey,password).", "ssh-add"),
+        ("Host key verification failed.", "fingerprint"),
+        ("ssh: Could not resolve hostname nowhere: Name or service not known", "No host has that name"),
+        ("ssh: connect to host node9 port 22: Connection refused", "No ssh server answers"),
+        ("ssh: connect to host node9 port 22: Connection timed out", "No ssh server answers"),
         ("gethostbyname failed, vm (errno 1)", "/etc/hosts"),
     ],
 )

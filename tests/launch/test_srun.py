@@ -50,7 +50,7 @@ def test_outside_of_an_allocation_there_is_nowhere_to_start(tmp_path: Path, envi
 
 
 def test_no_srun_on_the_path(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="no srun on the PATH, although .* in job 5 on 2 nodes"):
+    with pytest.raises(LaunchError, match=r"no srun on the PATH, although .* in job 5 on 2 nodes"):
         srun.start_world(request(tmp_path, {**JOB, "PATH": str(tmp_path)}))
 
 
@@ -75,8 +75,8 @@ def test_the_command_and_its_environment(tmp_path: Path, n: int, more: str) -> N
     said = started.get_output().splitlines()
     assert said == [
         "--overlap --kill-on-bad-exit=1 --input=none --mpi=pmix --cpus-per-task=1 "
-        f"{more}--job-name=engines-a --mine --ntasks={n} /p/python -m mpiparallel.engine --connection-file {tmp_path}/engine.json "
-        "--engine-set a --raw-mpi",
+        f"{more}--job-name=engines-a --mine --ntasks={n} /p/python -m mpiparallel.engine "
+        f"--connection-file {tmp_path}/engine.json --engine-set a --raw-mpi",
         "HELLO=1",
         f"MPIPARALLEL_LOG={tmp_path}/engines-a.log",
         f"MPIPARALLEL_MPIEXEC={tmp_path}/bin/mpiexec",
