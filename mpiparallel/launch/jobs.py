@@ -376,5 +376,8 @@ def _clock(start: str) -> str:
 
 
 def signal_name(signum: int) -> str:
-    """Return the name of a signal as batch systems write it: ``"USR1"``."""
-    return signal.Signals(signum).name.removeprefix("SIG")
+    """Return the name of a signal as batch systems write it: ``"USR1"``; ``"53"`` if it has none."""
+    try:
+        return signal.Signals(signum).name.removeprefix("SIG")
+    except ValueError:
+        return str(signum)

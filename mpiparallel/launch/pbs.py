@@ -85,10 +85,7 @@ _CODES = {
 def _by_negative(code: int) -> str:
     if code in _CODES:
         return f"{_CODES[code]} by PBS ({code})"
-    try:
-        return f"was killed by SIG{signal_name(-code)}"
-    except ValueError:
-        return f"ended by PBS ({code})"
+    return f"was killed by SIG{signal_name(-code)}"
 
 
 class PBS(System):

@@ -74,6 +74,8 @@ def _end(state: str, info: JobInfo, code: int) -> str:
     on = f" on {info.nodes}" if info.nodes else ""
     if word == "COMPLETED":
         return "ended with exit code 0"
+    if word == "FAILED" and info.reason == "JobLaunchFailure":
+        return f"could not be launched{on}: {_UNLAUNCHED}"
     if word == "FAILED":
         if info.reason == "RaisedSignal" or code < 0:
             return f"was killed by SIG{signal_name(-code)}{on}" if code < 0 else f"was killed{on}"
@@ -94,6 +96,10 @@ def _end(state: str, info: JobInfo, code: int) -> str:
     return words[word]
 
 
+_UNLAUNCHED = (
+    "most likely its output file cannot be written there. The cluster's folder has to be on a file system "
+    "that this host and the nodes share, and that is not full; MPIPARALLEL_STATE names another one"
+)
 _LAUNCHED = " before its script began"
 
 # Reasons for which a job waits and always will, and the remedy.

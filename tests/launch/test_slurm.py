@@ -53,6 +53,7 @@ def test_the_queue() -> None:
         ("COMPLETED", "None", 0, 0, "ended with exit code 0"),
         ("FAILED", "NonZeroExitCode", 3 << 8, 3, "failed with exit code 3 on n1"),
         ("FAILED", "RaisedSignal:9(Killed)", 9, -9, "was killed by SIGKILL on n1"),
+        ("FAILED", "RaisedSignal:53(Real-time_signal_19)", 53, -53, "was killed by SIG53 on n1"),
         ("TIMEOUT", "TimeLimit", 0, 1, "reached its time limit of 1:00"),
         ("TIMEOUT", "TimeLimit", 9, -9, "reached its time limit of 1:00"),
         ("CANCELLED", "None", 15, -15, "was cancelled"),
@@ -67,6 +68,13 @@ def test_the_queue() -> None:
 def test_how_a_job_has_ended(state: str, reason: str, status: int, code: int, words: str) -> None:
     info = slurm.info_of(state, reason, "2026-11-21T20:30:05", "n1", "1:00", status, 0)
     assert (info.phase, info.exit_code, info.end) == (Phase.ENDED, code, words)
+
+
+def test_a_folder_that_nodes_do_not_have() -> None:
+    info = slurm.info_of("FAILED", "JobLaunchFailure", "2026-11-21T20:30:05", "n1", "", 53, 0)
+    assert info.exit_code
+    assert info.end.startswith("could not be launched on n1: ")
+    assert "MPIPARALLEL_STATE" in info.end
 
 
 def test_one_that_ends_before_its_script_begins() -> None:
@@ -307,6 +315,6 @@ def test_what_an_mpi_understands(dialect: Dialect, plugins: tuple[str, ...], exp
 def test_a_users_wish_comes_first(
     options: LaunchOptions, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pmi, "offered", lambda: ("none", "pmix"))
+    monkeypatch.setattr(pmi, "offered", lambda: ("none", "pmix", "pmix_v4"))
     assert pmi.choose(options, MPI("mpiexec", Dialect.OPENMPI)) == expected
     assert pmi.choose(LaunchOptions(), MPI("mpiexec", Dialect.OPENMPI), there=False) == ""
