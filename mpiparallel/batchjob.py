@@ -131,8 +131,9 @@ class Question:
         process.stdout.close()
         return said.decode(errors="replace") or None
 
-    def wait(self) -> str | None:
+    def wait(self, patience: float = PATIENCE) -> str | None:
         """Return what it says, after waiting for it."""
+        self._until = min(self._until, time.monotonic() + patience)
         while not self.answered:
             time.sleep(0.01)
         return self.text
@@ -352,6 +353,30 @@ def words(job: BatchJob, facts: Facts, nodes: Sequence[tuple[str, str]] = (), wh
     if facts.signal:
         return f"{job} was ended by signal {facts.signal}"
     return f"{job} has ended" + (f" with exit code {facts.exit_code}" if facts.exit_code else "")
+
+
+def why_killed(patience: float = 1.5) -> str:
+    """Return why the batch system ends the job of this process, which got a SIGTERM; "" if it does not."""
+    job = from_environment()
+    if job is None or not can_ask(job):
+        return ""
+    return being_ended(job, facts(job, Question(question(job)).wait(patience), time.time()))
+
+
+_COMPLETING = {"TimeLimit": "TIMEOUT", "NodeDown": "NODE_FAIL", "Preempted": "PREEMPTED"}
+
+
+def being_ended(job: BatchJob, facts: Facts) -> str:
+    """Return why a job is just coming to an end, or has; "" while it runs on."""
+    if facts.phase in ("ended", "waits"):
+        return words(job, facts)
+    if facts.phase != "ends":
+        return ""
+    if facts.restarts > job.restarts:
+        return words(job, facts._replace(phase="waits"))
+    if facts.reason in _COMPLETING:
+        return words(job, facts._replace(state=_COMPLETING[facts.reason]))
+    return f"{job} was cancelled, or its script has ended"
 
 
 def _nodes(nodes: Sequence[tuple[str, str]]) -> str:

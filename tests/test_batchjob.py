@@ -157,6 +157,23 @@ def test_who_has_cancelled_a_job() -> None:
     assert words(JOB, read(slurm("TIMEOUT")), who="ada").endswith("limit of 00:01:00")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (RUNNING, ""),
+        (None, ""),
+        (slurm("COMPLETING", "TimeLimit"), "job 75 reached its time limit of 00:01:00"),
+        (slurm("COMPLETING", "NodeDown"), "job 75 has ended: one of its nodes failed"),
+        (slurm("COMPLETING", Restarts="1"), "job 75 was requeued"),
+        (slurm("COMPLETING"), "job 75 was cancelled, or its script has ended"),
+        (slurm("CANCELLED"), "job 75 was cancelled"),
+        (slurm("TIMEOUT"), "job 75 reached its time limit of 00:01:00"),
+    ],
+)
+def test_why_a_process_of_a_job_is_ended(text: str | None, why: str) -> None:
+    assert batchjob.being_ended(JOB, read(text)) == why
+
+
 # ---------------------------------------------------------------- what the output says
 
 

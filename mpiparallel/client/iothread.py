@@ -21,7 +21,8 @@ import zmq
 
 from mpiparallel import error
 from mpiparallel.client import receiving, reconnect
-from mpiparallel.client.searching import BROKEN, Search, TunnelSearch, gone
+from mpiparallel.client.jobwatch import JobWatch
+from mpiparallel.client.searching import ADVICE, BROKEN, Search, TunnelSearch, gone
 from mpiparallel.client.tasks import Request
 from mpiparallel.client.transport import Transport, is_running
 from mpiparallel.wire import frames
@@ -34,6 +35,7 @@ BATCH_MESSAGES = 1000  # that travel as one
 BATCH_BYTES = 4 << 20
 QUEUE_MESSAGES = 50_000  # beyond these a sender has to wait
 QUEUE_BYTES = 1 << 30
+SILENT = 3.0  # heartbeats that may be left out before somebody is asked about that
 TICK = 1.0  # seconds between looks at the controller's pulse
 
 log = logging.getLogger("mpiparallel.client")
@@ -60,6 +62,7 @@ class IOThread:
         self._up = False  # whether the controller has said welcome on this socket
         self._trouble: str | None = None  # why this socket is of no use any more
         self._search: Search | None = None  # while the controller is lost
+        self._job = JobWatch()
         self._stop: tuple[str, float] | None = None  # why, and until when what is queued may be sent
         self.unacknowledged = 0  # Results of a gang of which some are to come
         self.welcomed: Future[None] = Future()
@@ -169,6 +172,7 @@ class IOThread:
             reason = f"The client's I/O thread failed: {traceback.format_exc()}"
         linger = self._stop[1] - time.monotonic() if self._stop is not None and self._up else 0.0
         self._detach(max(0.0, linger))
+        self._job.close()
         with self._wake_closing:
             os.close(self._wake_writer)
             os.close(self._wake_reader)
@@ -310,6 +314,8 @@ class IOThread:
             self._trouble = (
                 f"The controller on {info.host} has not been heard of for {self._config.lost_after:g} s."
             )
+        elif now - self._heard > SILENT * self.heartbeat and (fate := self._job.fate(info, now)):
+            self._trouble = f"The controller on {info.host} is gone: {fate.text}."
         if now - self._heard > self.heartbeat and now - self._asked > self.heartbeat:
             self._asked = now
             self._queue.append((Message(Heartbeat(echo=True)), 0, None))
@@ -374,6 +380,11 @@ class IOThread:
 
     def _go_on_searching(self, connection: Connection, search: Search, now: float) -> None:
         """Look for the controller; give up when it was stopped in order, or took too long."""
+        fate = self._job.fate(connection.info, now)
+        if fate is not None and fate.returns:
+            search.wait_on(now)
+        elif fate is not None:
+            raise _Ended(f"The controller on {connection.info.host} is gone: {fate.text}. {ADVICE}")
         reason = search.over(now)
         if reason is not None:
             raise _Ended(reason)

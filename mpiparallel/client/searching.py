@@ -78,6 +78,10 @@ class Search:
             )
         return None
 
+    def wait_on(self, now: float) -> None:
+        """Be patient from now on: the controller waits for its job to run again."""
+        self._began = now
+
     def open(self, now: float) -> tuple[ConnectionInfo, Transport] | None:
         """Return a new socket, on its way to where the controller is now, if it seems to be anywhere."""
         if now < self._next:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from mpiparallel import batchjob
 from mpiparallel.config import SCHEMES, Config
 from mpiparallel.controller import restore
 from mpiparallel.controller.places import AlreadyRunning, UnsuitableDirectory, claim
@@ -212,7 +213,8 @@ class _Signals:
         return self._ours.fileno()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._server.stop(f"signal {signal.Signals(number).name}")
+        why = batchjob.why_killed() if number == signal.SIGTERM else ""
+        self._server.stop(why or f"signal {signal.Signals(number).name}")
 
     def __exit__(self, *exc: object) -> None:
         signal.set_wakeup_fd(-1)

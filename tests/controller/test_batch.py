@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from mpiparallel.batchjob import BatchJob
 from mpiparallel.controller.batch import MAX_AT_ONCE, PAUSES, Finding, Jobs
 from mpiparallel.controller.state import World
-from mpiparallel.wire.messages import HelloWorld
+from mpiparallel.wire.messages import Goodbye, HelloWorld
+
+from .conftest import Start
+from .peers import FakeClient
 
 HEARTBEAT = 5.0
 RUNNING = "JobState=RUNNING Reason=None Dependency=(null) Restarts=0 TimeLimit=00:01:00"
@@ -233,3 +239,25 @@ def test_a_world_on_one_host_needs_no_such_look(batch: FakeBatch) -> None:
     assert not batch.jobs.doubt(alone, "rank 0 ended")
     world.hello = HelloWorld("v", "w", ["node4", "node5"], [1, 2])
     assert not batch.jobs.doubt(world, "rank 0 ended")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (COMPLETING.replace("Reason=None", "Reason=TimeLimit"), "job 75 reached its time limit of 00:01:00"),
+        (CANCELLED, "job 75 was cancelled"),
+        (RUNNING, "signal SIGTERM"),
+    ],
+)
+def test_a_controller_in_a_job_says_why_it_ends(start: Start, tmp_path: Path, said: str, why: str) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho '{said}'\n")
+    scontrol.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    controller = start(environ={"SLURM_JOB_ID": "75", "PATH": path})
+    with FakeClient(controller.info("client")) as client:
+        client.hello()
+        controller.process.send_signal(signal.SIGTERM)
+        goodbye = client.expect(Goodbye)
+        assert goodbye.reason == why
+    assert controller.wait() == 0
