@@ -36,6 +36,7 @@ from mpiparallel.doctor import (
     mpi,
     node,
     report,
+    settings,
     slurm,
     ssh,
 )
@@ -57,9 +58,9 @@ def program(path: Path, text: str) -> Path:
 
 def context_of(tmp_path: Path, environ: Mapping[str, str] | None = None, **options: Any) -> Context:
     config = Config(state_dir=tmp_path / "state", site_dir=tmp_path / "site")
-    settings = launchoptions.check(options, "test")
     given = {**os.environ, **(environ or {})}
-    return Context(config, settings, given, sys.executable, time.monotonic() + 60, takes_jobs=True)
+    checked = launchoptions.check(options, "test")
+    return Context(config, checked, given, sys.executable, time.monotonic() + 60, takes_jobs=True)
 
 
 def path_of(*folders: Path) -> dict[str, str]:
@@ -247,6 +248,13 @@ def test_no_batch_system(tmp_path: Path) -> None:
     program(tmp_path / "qsub", "")
     (found,) = slurm.check_slurm(context)
     assert found.status == "skip" and "qsub" in found.words
+
+
+@pytest.mark.parametrize(("engines", "word"), [("slurm", "sbatch"), ("pbs", "qsub"), ("lsf", "bsub")])
+def test_a_batch_system_that_is_wanted_and_missing(tmp_path: Path, engines: str, word: str) -> None:
+    (found,) = slurm.check_slurm(context_of(tmp_path, {"PATH": str(tmp_path)}, engines=engines))
+    assert found.status == "fail" and f"{word} is not on the PATH" in found.words
+    assert "login node" in found.remedy
 
 
 def test_a_slurm_of_which_a_part_is_missing(tmp_path: Path) -> None:
@@ -636,8 +644,9 @@ def test_keys_of_ssh(tmp_path: Path) -> None:
 def test_a_host_behind_ssh(tmp_path: Path, said: str, code: int, status: str, remedy: str) -> None:
     program(tmp_path / "bin/ssh", f"cat <<'END'\n{said}\nEND\nexit {code}\n")
     environ = {**path_of(tmp_path / "bin"), "HOME": str(tmp_path)}
-    _, found = ssh.check_ssh(context_of(tmp_path, environ, host="user@host"))
+    _, found, *ranks = ssh.check_ssh(context_of(tmp_path, environ, host="user@host"))
     assert (found.status, remedy in found.remedy) == (status, True), found
+    assert [one.status for one in ranks] == (["fail"] if status == "ok" else [])  # the fake has no mpiexec
 
 
 def test_no_ssh(tmp_path: Path) -> None:
@@ -645,6 +654,29 @@ def test_no_ssh(tmp_path: Path) -> None:
     assert found.status == "skip"
     (found,) = ssh.check_ssh(context_of(tmp_path, {"PATH": str(tmp_path)}, host="host"))
     assert found.status == "fail"
+
+
+# ---------------------------------------------------------------- the profile
+
+
+def test_profiles(tmp_path: Path) -> None:
+    folder = tmp_path / "site/profiles"
+    folder.mkdir(parents=True)
+    (folder / "hpc.toml").write_text('partition = "debug"\n')
+    (found,) = settings.check_profile(context_of(tmp_path))
+    assert found.status == "skip"
+    (found,) = settings.check_profile(
+        replace(context_of(tmp_path, engines="slurm", partition="debug"), profile="hpc")
+    )
+    assert found.status == "ok" and "partition = 'debug'" in found.words
+    (found,) = settings.check_profile(replace(context_of(tmp_path), profile="hpcc"))
+    assert found.status == "warn" and "mean hpc?" in found.remedy
+    (found,) = settings.check_profile(replace(context_of(tmp_path), profile="other"))
+    assert "profile new other" in found.remedy
+    (found,) = settings.check_profile(replace(context_of(tmp_path), problem="hpc.toml, line 1: wrong"))
+    assert found.status == "fail" and "hpc.toml, line 1: wrong" in found.words
+    (found,) = settings.check_profile(context_of(tmp_path, partition="debug"))
+    assert found.status == "warn" and "submits no job" in found.words
 
 
 # ---------------------------------------------------------------- time

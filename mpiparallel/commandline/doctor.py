@@ -32,11 +32,16 @@ DESCRIPTION = (
 
 def add(subcommands: arguments.Subcommands) -> None:
     """Add the parser."""
-    parser = arguments.new_parser(subcommands, "doctor", description=DESCRIPTION, examples=EXAMPLES)
-    parser.add_argument("--profile", help="check with the settings of this profile")
-    parser.add_argument("-p", "--partition", default="", help="the partition for jobs (the default one)")
-    parser.add_argument("--host", default="", metavar="[USER@]HOST", help="check ssh to this host, too")
+    parser = arguments.new_parser(
+        subcommands,
+        "doctor",
+        description=DESCRIPTION,
+        usage="mpiparallel doctor [--json] [--profile NAME] [option ...]",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("--profile", help="check with the settings of this profile (default)")
     arguments.add_json(parser)
+    arguments.add_engine_options(parser, controller=True)
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
@@ -44,13 +49,16 @@ def run(options: argparse.Namespace, config: Config) -> int:
     from mpiparallel.doctor import checks, report
     from mpiparallel.doctor.finding import Context
 
-    given = {key: value for key in ("partition", "host") if (value := getattr(options, key))}
-    settings = launchoptions.check(given, "doctor")
     began = time.monotonic()
+    profile, problem = options.profile or config.profile, ""
+    try:
+        settings = arguments.settle(options, config)
+    except ValueError as error:
+        settings, problem = launchoptions.DEFAULTS, str(error)
+    python = settings.python or sys.executable
     context = Context(
-        config, settings, dict(os.environ), settings.python or sys.executable, began + checks.TOGETHER
+        config, settings, dict(os.environ), python, began + checks.TOGETHER, profile=profile, problem=problem
     )
-    profile = options.profile or ""
     if options.json:
         found = list(checks.examine(context))
         say(report.as_json(found, profile, time.monotonic() - began))

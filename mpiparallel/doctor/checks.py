@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from mpiparallel.doctor import clusters, here, jobs, modules, mpi, slurm, ssh
+from mpiparallel.doctor import clusters, here, jobs, modules, mpi, settings, slurm, ssh
 from mpiparallel.doctor.finding import Context, Finding, fail
 
 Check = Callable[[Context], Iterator[Finding]]
@@ -18,11 +18,12 @@ TOGETHER = 60.0  # seconds for all of them
 # What comes later may build on what came before; with the seconds that each may take by itself.
 CHECKS: tuple[tuple[str, Check, float], ...] = (
     ("versions", here.check_versions, 5.0),
+    ("profile", settings.check_profile, 5.0),
     ("host name", here.check_name, 5.0),
     ("folders", here.check_folders, 10.0),
     ("limits", here.check_limits, 5.0),
     ("clusters", clusters.check_clusters, 10.0),
-    ("ssh", ssh.check_ssh, 20.0),
+    ("ssh", ssh.check_ssh, 45.0),
     ("modules", modules.check_modules, 20.0),
     ("MPI library", mpi.check_library, 25.0),
     ("mpiexec", mpi.check_mpiexec, 35.0),

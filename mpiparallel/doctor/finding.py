@@ -68,6 +68,8 @@ class Context:
         The environment of the engines, with what modules and setup lines of a profile have changed.
     python : str
         The engines' Python.
+    problem : str
+        Why `options` are not what the profile, the environment and the command line say, if they are not.
     deadline : float
         Of all checks together, by `time.monotonic`.
     library : mapping
@@ -82,6 +84,7 @@ class Context:
     python: str
     deadline: float
     profile: str = ""
+    problem: str = ""
     library: Mapping[str, Any] = field(default_factory=dict)
     takes_jobs: bool = False
 

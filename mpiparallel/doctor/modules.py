@@ -48,7 +48,7 @@ def loaded(context: Context, name: str = "modules") -> Finding:
     """Return what to say when all of it works."""
     options = context.options
     what = [*options.modules, *(f"`{line}`" for line in options.setup)]
-    return ok(name, f"{', '.join(what)}: loaded.", modules=options.modules, setup=options.setup)
+    return ok(name, f"Works: {', '.join(what)}.", modules=options.modules, setup=options.setup)
 
 
 def problem(done: Run, context: Context, name: str = "modules") -> Finding:

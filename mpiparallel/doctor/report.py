@@ -24,7 +24,9 @@ _INDENT = " " * (2 + 4 + 2 + NAME_WIDTH + 1)
 def heading(profile: str) -> str:
     """Return the first line."""
     where = f"{socket.gethostname()} ({platform.system()} {platform.release()})"
-    return f"mpiparallel {__version__} on {where}" + (f", profile {profile}" if profile else "")
+    return f"mpiparallel {__version__} on {where}" + (
+        f", profile {profile}" if profile not in ("", "default") else ""
+    )
 
 
 def lines(finding: Finding, width: int) -> list[tuple[str, str]]:

@@ -14,11 +14,21 @@ from mpiparallel.launch import pmi
 from mpiparallel.launch.argv import Dialect
 
 ASK = 10.0  # seconds for a question to Slurm
+_SUBMITS = {"slurm": "sbatch", "srun": "srun", "pbs": "qsub", "lsf": "bsub"}
 
 
 def check_slurm(context: Context) -> Iterator[Finding]:
     """Yield whether Slurm answers and knows the partition, and how its srun starts MPI."""
     path = context.environ.get("PATH", os.defpath)
+    wanted = _SUBMITS.get(context.options.engines, "")
+    if wanted and not shutil.which(wanted, path=path):
+        yield fail(
+            "batch system",
+            f"Engines are to be started by {context.options.engines}, and {wanted} is not on the PATH.",
+            "Work on a login node of the cluster, or load the module that brings it; or start engines in "
+            "another way (--engines mpi).",
+        )
+        return
     missing = [name for name in ("sinfo", "srun", "sbatch") if not shutil.which(name, path=path)]
     if len(missing) == 3:
         others = [name for name in ("qsub", "bsub") if shutil.which(name, path=path)]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from mpiparallel import __version__
+from mpiparallel.doctor import mpi
 from mpiparallel.doctor.bounded import Run, run
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
+from mpiparallel.launch import argv
 
 PATIENCE = 10.0  # seconds for a host to answer
+MEET = 25.0  # ... for two ranks there to meet
 _MARK = "mpiparallel-version:"
 
 
@@ -88,6 +92,23 @@ def other_side(context: Context, program: str, host: str) -> Iterator[Finding]:
     else:
         words = f"{host} lets us in, and has mpiparallel {version} as this host does."
         yield ok(name, words, version=version, **facts)
+        yield from ranks_there(context, [*command, host], remote)
+
+
+def ranks_there(context: Context, command: list[str], python: str) -> Iterator[Finding]:
+    """Yield whether ranks that mpiexec starts on that host meet."""
+    there = argv.world_environment({}, argv.MPI(""), n=mpi.RANKS, cores=1, root=True)
+    words = [f"{name}={shlex.quote(value)}" for name, value in there.items() if value and "LOG" not in name]
+    beside = f'PATH={shlex.quote(os.path.dirname(python))}:"$PATH" ' if "/" in python else ""
+    program = shlex.join([context.options.mpiexec or "mpiexec", *context.options.mpi_args])
+    program += f" -n {mpi.RANKS} {shlex.join([python, *mpi.HELLO])}"
+    asked = f"export {' '.join(words)}; {beside}{program}"
+    done = run([*command, asked], context.within(MEET), context.environ)
+    verdict = mpi.judge(done, "mpiexec there", mpi.mpiexec_remedy(done, {}, argv.MPI(program.split()[0])))
+    if verdict.good:
+        yield ok("ranks by ssh", f"{verdict.words} ({done.seconds:.1f} s).", command=asked)
+    else:
+        yield fail("ranks by ssh", verdict.words, verdict.remedy, command=asked)
 
 
 def advice(done: Run, host: str) -> str:

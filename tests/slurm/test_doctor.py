@@ -155,6 +155,7 @@ def test_a_host_that_nodes_have_no_way_to(examine: Examine, far_address: tuple[s
     assert address in found["port"].words and "controller_ip" in found["port"].remedy
 
 
+@pytest.mark.mpi
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 def test_hosts_behind_ssh(examine: Examine, tmp_path: Path) -> None:
     servers = Ssh(tmp_path / "ssh", {"PYTHONPATH": os.pathsep.join(sys.path)})
@@ -170,7 +171,7 @@ def test_hosts_behind_ssh(examine: Examine, tmp_path: Path) -> None:
         unknown = examine(environ, {"ssh"}, host="nosuch.invalid")
     finally:
         servers.close()
-    assert well["ssh host"].status == "ok", well
+    assert well["ssh host"].status == "ok" and well["ranks by ssh"].status == "ok", well
     assert bare["ssh host"].status == "warn" and "no mpiparallel" in bare["ssh host"].words
     assert keyless["ssh host"].status == "fail" and "Permission denied" in keyless["ssh host"].words
     assert "ssh-copy-id login" in keyless["ssh host"].remedy
