@@ -316,8 +316,8 @@ class Cluster(
         self._await_new_controller()
         return self._note_client(Client(str(self.connection_file), cluster=self, **kwargs))
 
-    def wait_for_engines_sync(self, client: Client, n: int) -> None:
-        """Wait until `client` sees `n` engines.
+    def wait_for_engines_sync(self, client: Client, n: int, interactive: bool | None = None) -> None:
+        """Wait until `client` sees `n` engines, with a bar if `interactive` (None: in IPython).
 
         Raises
         ------
@@ -326,7 +326,8 @@ class Cluster(
             of their job, or that does not start within `queue_timeout`, or cannot.
         """
         sets = self.engines.values()
-        cluster_engines.wait_for(client, n, sets, self.engine_timeout, self.options.queue_timeout)
+        patience = (self.engine_timeout, self.options.queue_timeout)
+        cluster_engines.wait_for(client, n, sets, *patience, interactive=interactive)
         self.learn_ids(client)
 
     # ------------------------------------------------------------ stopping

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def wait_for(
-    client: Client, n: int, engine_sets: Iterable[EngineSet], timeout: float, queue_timeout: float
+    client: Client,
+    n: int,
+    engine_sets: Iterable[EngineSet],
+    timeout: float,
+    queue_timeout: float,
+    interactive: bool | None = None,
 ) -> None:
     """Wait until `client` sees `n` engines; it asks its cluster meanwhile whether they can still come.
 
@@ -41,7 +46,7 @@ def wait_for(
     while True:
         try:
             cluster_waiting.await_start(lambda: engine_sets, queue_timeout, pause=come)
-            client.wait_for_engines(n, timeout=timeout)
+            client.wait_for_engines(n, timeout=timeout, interactive=interactive)
         except EngineError as error:
             raise LaunchError(str(error)) from error
         except TimeoutError as error:

@@ -34,6 +34,7 @@ class SetState:
     hosts: Mapping[str, Sequence[int]] | None = None
     mpi: str = ""
     end: str = ""  # how it has ended
+    waits: str = ""  # in which queue, and why
 
     @property
     def connected(self) -> int | None:
@@ -53,6 +54,7 @@ class ClusterState:
     controller: str = ""  # its state; empty: there is none
     where: str = ""  # the process, or the job
     end: str = ""  # how the controller has ended
+    waits: str = ""  # in which queue the controller does, and why
     elsewhere: str = ""  # the host on which it runs, if not this one
     sets: Sequence[SetState] = field(default_factory=list)
 
@@ -95,6 +97,7 @@ def state_of(cluster: Cluster) -> ClusterState:
         controller="" if controller is None else controller.state,
         where="" if controller is None else controller.process.name,
         end="" if controller is None or controller.running else controller.end(),
+        waits="" if controller is None else controller.process.what_it_waits_for(),
         elsewhere="" if cluster.host == socket.gethostname() else cluster.host,
         sets=[_set_state(cluster, name) for name in list(cluster.engines)],
     )
@@ -111,7 +114,7 @@ def _set_state(cluster: Cluster, name: str) -> SetState:
                 hosts.setdefault(info.host, []).append(number)
                 mpi = mpi_name(info.mpi)
     end = "" if one.running or one.process.asked_to_stop else one.end()
-    return SetState(name, one.n, one.state, one.first, hosts, mpi, end)
+    return SetState(name, one.n, one.state, one.first, hosts, mpi, end, one.process.what_it_waits_for())
 
 
 def cluster_card(state: ClusterState) -> Card:
@@ -141,6 +144,7 @@ def cluster_card(state: ClusterState) -> Card:
     broken = [one for one in state.sets if one.state == "failed"]
     notes = [state.end] if state.controller != "running" and state.end else []
     notes += [f"engine set {one.name}: {one.end}" for one in broken]
+    notes += dict.fromkeys(waits for waits in (state.waits, *(one.waits for one in state.sets)) if waits)
     return Card(
         "Cluster",
         _state(state),
@@ -156,6 +160,8 @@ def cluster_card(state: ClusterState) -> Card:
 def _state(state: ClusterState) -> str:
     if state.controller != "running":
         return f"its controller has {'failed' if state.controller == 'failed' else 'ended'}"
+    if state.waits:
+        return "waits in the queue"
     wanted = sum(one.n for one in state.sets if one.state == "running")
     connected = [one.connected for one in state.sets if one.state == "running"]
     known = sum(count for count in connected if count is not None)
@@ -170,6 +176,8 @@ def _mood(state: ClusterState) -> Mood:
         return "bad"
     if any(one.state == "failed" for one in state.sets):
         return "bad"
+    if state.waits:
+        return "busy"
     whole = all(one.connected in (None, one.n) for one in state.sets)
     return "good" if state.sets and whole else "busy"
 
@@ -188,7 +196,7 @@ def _row(one: SetState) -> list[str | Squares]:
             squares.append(("good" if number in present else "off", f"engine {number} {where}"))
     elif one.first >= 0:
         ids = ranges(range(one.first, one.first + one.n))
-    return [one.name, str(one.n), ids, hosts, one.state, Squares(squares)]
+    return [one.name, str(one.n), ids, hosts, "waiting" if one.waits else one.state, Squares(squares)]
 
 
 def _commands(state: ClusterState, broken: Sequence[SetState]) -> list[tuple[str, str]]:

@@ -275,8 +275,7 @@ def _start(cluster: Cluster, n: int) -> None:
     try:
         with cluster.connect_client_sync() as client:
             # Not with a bar: this is not the thread of any cell.
-            client.wait_for_engines(n, timeout=cluster.engine_timeout, interactive=False)
-            cluster.learn_ids(client)
+            cluster.wait_for_engines_sync(client, n, interactive=False)
     except BaseException:
         cluster.stop_cluster_sync()
         raise

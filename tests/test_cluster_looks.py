@@ -83,6 +83,16 @@ def test_engines_that_have_failed() -> None:
     assert ("cluster.restart_engines_sync('two')", "start them again") in card.commands
 
 
+def test_engines_that_wait_in_a_queue() -> None:
+    waits = "job 12 is PENDING: Resources"
+    card = cluster_card(running(SetState("one", 4, "running", waits=waits)))
+    assert (card.state, card.mood, card.notes) == ("runs, 4 engines", "busy", [waits])
+    assert card.rows[0][-2] == "waiting"
+    # A job that is both.
+    card = cluster_card(running(SetState("one", 4, "running", waits=waits), waits=waits))
+    assert (card.state, card.mood, card.notes) == ("waits in the queue", "busy", [waits])
+
+
 def test_a_controller_that_has_failed() -> None:
     card = cluster_card(ClusterState(controller="failed", end="the controller was killed by SIGKILL"))
     assert (card.state, card.mood) == ("its controller has failed", "bad")
