@@ -169,6 +169,9 @@ def choose(answer: Answer, wanted: Wanted, destination: str) -> Found:
         If there is none; the message says what there is, and what to do.
     """
     if wanted.file:
+        if wanted.job and _is_over(answer):
+            state = _state(answer) or "it is not known any more"
+            raise ClusterEnded(f"job {wanted.job}, which the controller was in, has ended ({state}).")
         if answer.found:
             return _alive(answer.found, wanted, answer, destination)
         raise ClusterEnded(
@@ -176,7 +179,9 @@ def choose(answer: Answer, wanted: Wanted, destination: str) -> Found:
             "elsewhere. Without a path, the clusters are looked up there."
         )
     if wanted.job:
-        ours = [one for one in answer.found if wanted.job in one.jobs or _job(one) == wanted.job]
+        ours = [one for one in answer.found if wanted.job in one.jobs or job_of(one) == wanted.job]
+        if _is_over(answer):  # files of a controller that was killed stay
+            ours = [one for one in ours if job_of(one) != wanted.job]
         if ours:
             return _alive(ours, wanted, answer, destination)
         raise _no_job(answer, wanted, destination)
@@ -203,7 +208,18 @@ def _alive(ours: list[Found], wanted: Wanted, answer: Answer, destination: str) 
     )
 
 
-def _job(one: Found) -> str:
+def _state(answer: Answer) -> str:
+    """The state of the job, as far as Slurm has said one."""
+    return answer.job.partition("|")[0] if answer.job is not None and "|" in answer.job else ""
+
+
+def _is_over(answer: Answer) -> bool:
+    """Whether the job has ended for good; one of which nothing is known has not."""
+    state = _state(answer)
+    return "Invalid job id" in (answer.job or "") or (state != "" and state not in (*WAITS, *RUNS))
+
+
+def job_of(one: Found) -> str:
     """The job that a controller runs in, by its connection file."""
     try:
         return connection_file.parse(one.content).job
@@ -213,7 +229,8 @@ def _job(one: Found) -> str:
 
 def _no_job(answer: Answer, wanted: Wanted, destination: str) -> TunnelError:
     """Return the error for a job that no cluster belongs to."""
-    state, reason, start, host = (*(answer.job or "").split("|"), "", "", "", "")[:4]
+    state = _state(answer)
+    reason, start, host = (*(answer.job or "").split("|")[1:], "", "", "")[:3]
     others = _others(answer, destination)
     if state in WAITS:
         when = f", it is expected to start at {start.replace('T', ' ')}" if start not in ("", "N/A") else ""
@@ -229,7 +246,7 @@ def _no_job(answer: Answer, wanted: Wanted, destination: str) -> TunnelError:
             f"elsewhere (MPIPARALLEL_STATE), give its path. {others}",
             "" if host == "n/a" else host,
         )
-    if "|" in (answer.job or ""):
+    if state:
         return TunnelError(f"job {wanted.job} has ended ({state}), and its cluster with it. {others}")
     if answer.job is None:
         return TunnelError(
@@ -250,7 +267,7 @@ def _others(answer: Answer, destination: str) -> str:
         about = [f"profile {profile!r}"]
         if cluster_id:
             about.append(f"cluster id {cluster_id!r}")
-        jobs = list(dict.fromkeys(filter(None, [_job(one), *one.jobs])))
+        jobs = list(dict.fromkeys(filter(None, [job_of(one), *one.jobs])))
         if jobs:
             about.append(f"job {', '.join(jobs)}")
         words.append(" ".join(about))

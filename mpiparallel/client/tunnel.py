@@ -28,6 +28,7 @@ from mpiparallel.error import TunnelError
 
 TIME = 27.0  # seconds for all of it: less than half a minute, with the words about what was wrong
 LOGIN, ANSWER, PROBE = 15.0, 10.0, 5.0  # ... for its steps
+ASKED = 120.0  # ... for somebody to type a password
 BETWEEN = 0.5  # ... from one question to the next
 
 class Way(NamedTuple):
@@ -75,7 +76,7 @@ class Tunnel:
         self._login = Master(destination, key=key, arguments=arguments, ask=ask)
         self._inner: Master | None = None  # logged in to the controller's own host
         self._end: Master | None = None  # the one of the two that forwards
-        self._file: tuple[Master, str] | None = None  # where the connection file was found
+        self._file: tuple[Master, Wanted] | None = None  # where the connection file was found
         self._good = ""  # the address that has led to the controller
         self._way: Way | None = None
         self._opening = threading.Lock()
@@ -122,6 +123,11 @@ class Tunnel:
             self._way = Way(info, address)
             return self._way
 
+    @property
+    def file(self) -> str:
+        """The path of the connection file, on the other side."""
+        return self._file[1].file if self._file is not None else ""
+
     def begin(self, timeout: float = TIME) -> Future[Way]:
         """Open it in a thread; the future has what `open` returns or raises."""
         future: Future[Way] = Future()
@@ -146,18 +152,17 @@ class Tunnel:
 
     # ------------------------------------------------------------ the steps
 
-    @staticmethod
-    def _start(master: Master, deadline: float) -> None:
-        master.start(min(deadline, time.monotonic() + LOGIN))
+    def _start(self, master: Master, deadline: float) -> None:
+        master.start(min(deadline, time.monotonic() + (ASKED if self._ask else LOGIN)))
 
     def _look(self, deadline: float, patient_until: float) -> tuple[ConnectionInfo, str]:
         """Return the connection info, and the name of the host that we are logged in to."""
         if isinstance(self._wanted, ConnectionInfo):
             return self._wanted, ""
         if self._file is not None:
-            master, path = self._file
+            master, wanted = self._file
             self._start(master, deadline)
-            answer, found = self._ask_for(Wanted(path), master, deadline)
+            answer, found = self._ask_for(wanted, master, deadline)
         else:
             master = self._login
             while True:
@@ -172,7 +177,7 @@ class Tunnel:
                     else:
                         master = self._behind(unseen, deadline)
         info = found.info(master.destination)
-        self._file = master, found.path
+        self._file = master, Wanted(found.path, job=info.job)
         return info, answer.host if master is self._login else ""
 
     def _ask_for(self, wanted: Wanted, master: Master, deadline: float) -> tuple[remote.Answer, Found]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "profile": "show, write and check named settings",
     "completion": "print what completes this command in bash or zsh",
     "clean": "remove what clusters have left that do not run any more",
+    "attach": "reach a cluster on another machine through ssh",
     "doctor": "check this machine, MPI, the batch system and ssh, and say what to do",
 }
 

@@ -39,6 +39,7 @@ class Ssh:
         self.folder = folder
         self.environ = dict(environ or {})
         self.servers: list[Server] = []
+        self.listeners: list[socket.socket] = []  # of hosts that are no ssh servers
         self.bin = folder / "bin"  # to be first in PATH
         self.config = folder / "config"
         self.known_hosts = folder / "known_hosts"
@@ -91,6 +92,8 @@ class Ssh:
         """Stop all servers."""
         for server in self.servers:
             server.stop()
+        for listener in self.listeners:
+            listener.close()
 
     def processes(self) -> list[psutil.Process]:
         """Return the ssh clients that use our configuration or a control socket, and run yet."""
