@@ -176,7 +176,7 @@ def _mood(state: ClusterState) -> Mood:
         return "bad"
     if any(one.state == "failed" for one in state.sets):
         return "bad"
-    if state.waits:
+    if state.waits or any(one.waits for one in state.sets):
         return "busy"
     whole = all(one.connected in (None, one.n) for one in state.sets)
     return "good" if state.sets and whole else "busy"
