@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from helpers import processes_of, wait_until
 
+pytest.register_assert_rewrite("commands")
+
 if TYPE_CHECKING:
     from mpiparallel import Client, Cluster
 

@@ -106,8 +106,11 @@ def _answers(folder: Path) -> bool:
     """Return whether the controller of another host can be reached."""
     from mpiparallel.client.client import Client
 
+    path = folder / connection_file.NAMES["client"]
+    if not path.exists():
+        return False
     try:
-        with Client(str(folder / connection_file.NAMES["client"]), timeout=PATIENCE):
+        with Client(str(path), timeout=PATIENCE):
             return True
     except (IPythonError, TimeoutError, OSError):
         return False

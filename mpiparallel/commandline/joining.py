@@ -28,9 +28,7 @@ def join(folder: Path, n: int, options: LaunchOptions, config: Config, *, stay: 
     name = f"{int(time.time())}-{secrets.token_hex(2)}"
     with clusters.signals_interrupt(), Client(str(folder / connection_file.NAMES["client"])) as client:
         engine_set = launchers.start_world(
-            WorldRequest(
-                directory=folder, name=name, n=n, config=config, options=options, environ=os.environ
-            )
+            WorldRequest(directory=folder, name=name, n=n, config=config, options=options, environ=os.environ)
         )
         try:
             cluster_engines.wait_for_sets(

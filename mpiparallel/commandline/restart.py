@@ -56,6 +56,7 @@ def _engines(cluster: Cluster, options: argparse.Namespace) -> int:
     with cluster.connect_client_sync() as client:
         names = cluster.sets_of(client, options.targets or None)
         client.restart_engines(options.targets or None, same_ids=not options.fresh)
+        cluster.learn_ids(client)
         come = [
             engine
             for name in names
