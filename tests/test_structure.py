@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mpiparallel"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BASE = {
-    "mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks",
+    "mpiparallel", "error", "config", "connection_file", "resources", "ranges", "peek", "tracebacks", "freed",
     "batchjob", "disk", "launchoptions", "profiles", "reach",
 }  # fmt: skip
 CLUSTER = {
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "tracebacks": {"ranges"},
     "ranges": set(),
     "peek": set(),
+    "freed": set(),
     "batchjob": set(),
     "launchoptions": set(),
     "disk": {"error"},

@@ -31,6 +31,7 @@ from mpiparallel.controller.database import MAX_TEXT, SMALL, Database
 from mpiparallel.controller.packing import as_bytes
 from mpiparallel.controller.records import Entry, Printed, Record
 from mpiparallel.controller.tables import DEFAULTS, MAX_ANSWER, NAME, Limits, Tables, Unsuitable
+from mpiparallel.freed import Returner
 from mpiparallel.wire.frames import nbytes
 from mpiparallel.wire.messages import Message
 
@@ -283,7 +284,7 @@ class Store:
         return Database(None, limits)
 
     def _run(self) -> None:
-        open_ = True
+        open_, freed, done = True, Returner(), 0
         while open_:
             batch = [self._queue.get()]
             if type(batch[0]) is not _Job and batch[0] is not None:
@@ -300,6 +301,8 @@ class Store:
             except Exception:
                 log.exception("the store")  # a bug; what comes next is stored all the same
             self._ring()
+            done += 1
+            freed.look(done)  # here, where nobody waits for it
         self._spill(0)
 
     def _work(self, batch: list[Any]) -> None:

@@ -35,6 +35,7 @@ from mpiparallel.engine.mail import Mail, RanksLost
 from mpiparallel.engine.output import OutputCapture
 from mpiparallel.engine.watcher import Watcher
 from mpiparallel.engine.world import World
+from mpiparallel.freed import Returner
 from mpiparallel.wire.between import Complete, Cut, Drop, Examine, Held, Made, Release, Renew
 from mpiparallel.wire.messages import (
     Abort,
@@ -92,6 +93,7 @@ class Courier(threading.Thread):
         self._outbox: deque[Message] = deque()
         self._early: list[tuple[int, Message]] = []  # for the leader that this rank is to become
         self._drive = threading.Lock()
+        self._freed = Returner()
         self._leaving: str | None = None
         self.can_finalize = True  # whether MPI_Finalize will not hang
 
@@ -182,6 +184,7 @@ class Courier(threading.Thread):
         return busy
 
     def _nap(self, seconds: float) -> None:
+        self._freed.look(self.executor.tasks)
         # The leader wakes at once for its socket, which alone brings work when nothing is under way.
         if self.bridge is not None:
             self.bridge.nap(seconds)

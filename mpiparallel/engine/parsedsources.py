@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-TRACEBACKS = 50  # that are rendered until what was kept for them is dropped
+TRACEBACKS = 10  # that are rendered until what was kept for them is dropped
 
 _rendered = 0
 

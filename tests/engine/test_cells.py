@@ -349,7 +349,7 @@ def test_what_failed_long_ago_is_forgotten(rc):
     before = rc[0].apply_sync(parsed)
     for number in range(60, 360):
         fail(number)
-    assert rc[0].apply_sync(parsed) <= before + 120  # 50 of each at the most; it would be 600
+    assert rc[0].apply_sync(parsed) <= before + 40  # 10 of each at the most; it would be 600
     result = rc[0].execute("def f():\n    return undefined_name\nf()")
     with pytest.raises(ipp.RemoteError) as error:
         result.get(60)
