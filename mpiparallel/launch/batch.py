@@ -77,11 +77,14 @@ class System(ABC):
         In settings, and to people.
     suffix : str
         Of its templates, which are in the folder `name`.
+    hostfile : str
+        What a job has the list of its hosts in, for an mpiexec that does not ask Slurm by itself.
     """
 
     name: str
     title: str
     suffix: str
+    hostfile: str = ""
 
     @abstractmethod
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:

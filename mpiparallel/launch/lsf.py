@@ -67,6 +67,7 @@ class LSF(System):
     name = "lsf"
     title = "LSF"
     suffix = "bsub"
+    hostfile = "$LSB_DJOB_HOSTFILE"
 
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
         # bsub reads directives from its standard input only.

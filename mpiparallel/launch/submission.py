@@ -24,6 +24,7 @@ from mpiparallel.launchoptions import LaunchOptions
 log = logging.getLogger(__name__)
 
 ORPHAN_PATIENCE = "30"  # seconds for engines to wait for a controller that was killed to be started again
+_HOSTS = "HOSTS-OF-THE-JOB"  # stands for a variable that only the job has
 PASSED_ON = (
     "nodes", "cpus_per_task", "time", "partition", "account", "qos", "reservation", "constraint", "gres",
     "mem", "warn_before",
@@ -171,7 +172,7 @@ def world_values(system: System, request: WorldRequest) -> dict[str, str]:
         extra=options.engine_args,
     )
     which = _mpi(options, environ)
-    by = pmi.choose(options, which, system.name == "slurm")
+    by = pmi.choose(options, which) if system.name == "slurm" else ""
     root = os.geteuid() == 0
     ours = argv.world_environment(
         {}, which, n=ranks, cores=ranks, root=root, log=str(request.log), allocated=True
@@ -188,11 +189,13 @@ def world_values(system: System, request: WorldRequest) -> dict[str, str]:
     else:
         script = resources.script("launchers", "mpiexec.sh", request.config)
         survive = argv.ft_arguments(which, options.mpi_args) if request.config.ft else []
-        arguments = [*survive, *options.mpi_args, "-n", str(ranks)]
+        # An mpiexec that was built without the batch system's library does not know the hosts of its job.
+        far = argv.host_arguments(which, _HOSTS if system.hostfile else "", options.mpi_args)
+        arguments = [*far, *survive, *options.mpi_args, "-n", str(ranks)]
         if options.modules and not options.mpiexec:
             del ours["MPIPARALLEL_MPIEXEC"]  # the modules bring one
     return {
-        "launch": templates.quoted([*_runner(script), *arguments]),
+        "launch": templates.quoted([*_runner(script), *arguments]).replace(_HOSTS, f'"{system.hostfile}"'),
         "engine": templates.quoted(engine),
         "environment": templates.exports({**options.environment, **ours}),
     }

@@ -87,6 +87,8 @@ def test_engines(system: str, options: LaunchOptions, tmp_path: Path) -> None:
     assert engine_set.process.name == "job 123"
     text = check(tmp_path / f"engines-one.{SUFFIX[system]}")
     assert "--engine-set one" in text
+    hostfile = {"slurm": "", "pbs": '"$PBS_NODEFILE"', "lsf": '"$LSB_DJOB_HOSTFILE"'}[system]
+    assert hostfile in text.splitlines()[-1]
     called = (tmp_path / "called").read_text().splitlines() + (tmp_path / "stdin").read_text().splitlines()
     assert ("--exclusive" in called) == (options is ALL)
 
