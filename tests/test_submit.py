@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mpiparallel as ipp
+from mpiparallel.commandline.jobs import of_allocation
 from mpiparallel.commandline.run import AGAIN, copies
 from mpiparallel.launch.following import as_exit_code
 
@@ -285,6 +287,28 @@ def test_logs_are_followed_until_the_cluster_ends(fake: Fake, monkeypatch: pytes
 def test_a_script_runs_once(environ: dict[str, str], said: str) -> None:
     found = copies(environ)
     assert found.startswith(said) and bool(found) == bool(said)
+
+
+IN_A_JOB = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NTASKS": "6"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "decided"),
+    [
+        ({}, {}, {}),
+        ({}, IN_A_JOB, {"engines": "mpi", "controller": "mpi", "n": 6}),
+        ({"n": 2, "engines": "srun"}, IN_A_JOB, {"controller": "mpi"}),
+        ({}, {**IN_A_JOB, "MPIPARALLEL_ENGINES": "slurm"}, {"controller": "mpi", "n": 6}),
+    ],
+)
+def test_in_a_job_the_profile_does_not_say_how_to_submit_one(
+    given: dict[str, Any], environ: dict[str, str], decided: dict[str, Any]
+) -> None:
+    assert of_allocation(given, environ) == decided
+
+
+def test_a_dedicated_bridge_takes_one_of_the_tasks() -> None:
+    assert of_allocation({}, IN_A_JOB, dedicated_bridge=True)["n"] == 5
 
 
 def test_copies_are_refused(fake: Fake) -> None:

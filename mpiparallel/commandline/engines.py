@@ -60,15 +60,13 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 def _join(folder: Path, options: argparse.Namespace, config: Config) -> int:
     """Add a world to a cluster that is not this host's to change: in a batch job, most of the time."""
-    from mpiparallel import launchoptions
-    from mpiparallel.commandline import joining
+    import msgspec
+
+    from mpiparallel.commandline import jobs, joining
     from mpiparallel.launch import local
 
-    given = {
-        "mpi_args": options.mpi_args or None,
-        "engine_args": options.engine_args or None,
-        "engine_timeout": options.engine_timeout,
-    }
-    launch = launchoptions.check(launchoptions.merged(given), "mpiparallel engines")
-    n = options.n or local.default_n(launch, os.environ)
+    launch = arguments.settle(options, config)
+    decided = jobs.of_allocation(arguments.given(options), os.environ, options.dedicated_bridge)
+    launch = msgspec.structs.replace(launch, **decided)
+    n = launch.n or local.default_n(launch, os.environ)
     return joining.join(folder, n, launch, config, stay=not options.daemonize)

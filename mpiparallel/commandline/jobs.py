@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpiparallel import cluster_file as files
 from mpiparallel.commandline import exits
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import following
+from mpiparallel.launch import allocation, following
 from mpiparallel.launch.tailing import Tail
 
 if TYPE_CHECKING:
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
 
 SOON = 3.0  # seconds within which a batch system says why a job waits
 AGAIN = 2.0  # seconds for a second Ctrl-C, which ends the job
+
+
+def of_allocation(
+    given: Mapping[str, Any], environ: Mapping[str, str], dedicated_bridge: bool = False
+) -> dict[str, Any]:
+    """Return the settings that the batch job decides in which this program is, if it is in one.
+
+    A profile says how to submit jobs, most of the time, and how large. What was `given` on the command line,
+    or by the environment, is as it was said.
+    """
+    where = allocation.find(environ)
+    if where is None:
+        return {}
+    ours = {"engines": "mpi", "controller": "mpi", "n": max(1, where.ntasks - dedicated_bridge)}
+    return {
+        key: value
+        for key, value in ours.items()
+        if given.get(key) is None and not environ.get(f"MPIPARALLEL_{key.upper()}")
+    }
 
 
 def find(config: Config, job: str) -> tuple[Job, Path] | None:

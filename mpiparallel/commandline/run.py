@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mpiparallel.cluster import Cluster
-from mpiparallel.commandline import arguments, exits
+from mpiparallel.commandline import arguments, exits, jobs
 from mpiparallel.commandline.printing import fail
 from mpiparallel.config import Config
 
@@ -54,12 +54,13 @@ def run(options: argparse.Namespace, config: Config) -> int:
     trouble = copies(os.environ)
     if trouble:
         return exits.USAGE if trouble == AGAIN else fail(trouble, exits.USAGE)
+    given = arguments.given(options)
     cluster = Cluster(
         profile=options.profile,
         cluster_id=f"run-{os.getpid()}-{secrets.token_hex(2)}",
         dedicated_bridge=options.dedicated_bridge,
         config=config,
-        **arguments.given(options),
+        **{**jobs.of_allocation(given, os.environ, options.dedicated_bridge), **given},
     )
     cluster.start_and_connect_sync().close()
     # Whatever the script starts finds the cluster too.
