@@ -11,16 +11,30 @@ STAMP = $(VENV)/.installed
 SCRIPTS = $(wildcard launchers/*.sh tests/slurm/slurm-*) .ci/run
 # Options for pytest, as in: make test TESTS="-k cluster"
 TESTS ?=
+# A choice may leave nothing for one of several runs.
+NONE = $(if $(TESTS),|| test $$? = 5)
 
-.PHONY: demo test tests test-slurm lint bench soak stuck docs venv clean
+.NOTPARALLEL:
+.PHONY: demo test tests pure-tests mpi-tests mpi-tests-again test-slurm lint bench soak stuck docs venv clean
 
 demo: $(STAMP)
 	$(BIN)/mpiparallel run -n 4 examples/demo.py
 
 test: lint tests
 
-tests: $(STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+tests: pure-tests mpi-tests
+
+# These need no engines, and may run at the same time.
+pure-tests: $(STAMP)
+	$(BIN)/python -m pytest -m "not mpi" -n auto --dist worksteal $(TESTS) $(NONE)
+
+# Two workers would fight for the cores that the engines of a test need.
+mpi-tests: $(STAMP)
+	$(BIN)/python -m pytest -m mpi $(TESTS) $(NONE)
+
+# What needs this MPI, where all tests have run with another.
+mpi-tests-again: $(STAMP)
+	$(BIN)/python -m pytest -m "mpi and not anympi" $(TESTS) $(NONE)
 
 # With both MPIs, on a Slurm cluster of this machine: the one that tests/slurm/slurm-up has started, or one for
 # the tests alone. For one MPI: .venv-mpich/bin/python -m pytest tests/slurm

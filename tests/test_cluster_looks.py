@@ -207,6 +207,7 @@ def test_engines_that_do_not_join(config: Config, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_engines_join_and_leave_as_worlds(config: Config) -> None:
     cluster = Cluster(n=2)
     with cluster as rc:
@@ -233,6 +234,7 @@ def test_engines_join_and_leave_as_worlds(config: Config) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_a_world_that_was_lost_is_made_up_for(config: Config) -> None:
     cluster = Cluster(n=2, environment={"MPIPARALLEL_FT": "0"})
     with cluster as rc:

@@ -17,7 +17,7 @@ from helpers import wait_until
 
 import mpiparallel as ipp
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 KILLS = int(os.environ.get("MPIPARALLEL_TEST_CONTROLLER_KILLS", "3"))
 PATIENCE = 60.0

@@ -14,7 +14,7 @@ from helpers import processes_of, wait_until
 import mpiparallel as ipp
 from mpiparallel.controller.tables import NAME, Tables
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi, pytest.mark.timeout(120)]
 
 TASKS = 200
 SUBMIT = """

@@ -10,7 +10,7 @@ import pytest
 from helpers import processes_of, wait_until
 
 pytest.importorskip("joblib")
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi, pytest.mark.timeout(200)]
 
 COMMAND = [sys.executable, "-m", "mpiparallel.cli"]
 SCRIPT = """

@@ -216,6 +216,7 @@ RESULTS = """
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_tutorial(run: Callable[[str], Executed]) -> None:
     notebook = run("tutorial")
@@ -240,6 +241,7 @@ def test_tutorial(run: Callable[[str], Executed]) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_tutorial_cells_on_engines(run: Callable[[str], Executed]) -> None:
     notebook = run("tutorial")
@@ -269,6 +271,7 @@ def test_tutorial_cells_on_engines(run: Callable[[str], Executed]) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_tutorial_ways_to_send_cells(run: Callable[[str], Executed]) -> None:
     notebook = run("tutorial")
@@ -300,6 +303,7 @@ def test_tutorial_ways_to_send_cells(run: Callable[[str], Executed]) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_mpi(run: Callable[[str], Executed]) -> None:
     notebook = run("mpi")
@@ -343,6 +347,7 @@ def test_mpi(run: Callable[[str], Executed]) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_mpi_what_hangs_is_told(run: Callable[[str], Executed]) -> None:
     notebook = run("mpi")
@@ -373,6 +378,7 @@ def test_mpi_what_hangs_is_told(run: Callable[[str], Executed]) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_overview(run: Callable[[str], Executed]) -> None:
     notebook = run("overview")
@@ -422,6 +428,7 @@ def alike(picture: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_image_gallery(run: Callable[[str], Executed]) -> None:
     notebook = run("image_gallery")
@@ -472,6 +479,7 @@ def black_scholes(strike: float, sigma: float) -> float:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(400)
 def test_monte_carlo_options(run: Callable[[str], Executed]) -> None:
     notebook = run("monte_carlo_options")

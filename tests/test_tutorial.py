@@ -16,7 +16,7 @@ import pexpect
 import pytest
 from helpers import processes_of, wait_until
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi, pytest.mark.timeout(240)]
 
 PRODUCTS = [2, 6, 12, 20, 30, 42, 56, 72, 90]
 CELLS: list[tuple[str, str | None]] = [

@@ -7,7 +7,7 @@ import os
 import pytest
 
 pytest.importorskip("distributed")
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi, pytest.mark.timeout(200)]
 
 
 where = os.getpid

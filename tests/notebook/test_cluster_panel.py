@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers import processes_of, wait_until
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 
 def test_the_first_client_of_a_kernel_activates(kernel):

@@ -15,7 +15,7 @@ from notebook.conftest import CONNECT
 from notebook.kernels import Cell, Kernel
 from notebook.pages import Page, spoken
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 ENGINES = 8
 LINES = 100_000

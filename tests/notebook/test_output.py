@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 
 def test_what_engines_print_is_there_once(kernel):

@@ -8,7 +8,7 @@ import pytest
 
 from notebook.conftest import CONNECT
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 WORK = """
 def work(n, seconds=0.02):

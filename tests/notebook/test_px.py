@@ -11,7 +11,7 @@ import pytest
 
 from notebook.pages import spoken
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 
 def test_each_engines_output_is_there_once(kernel):

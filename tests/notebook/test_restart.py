@@ -7,7 +7,7 @@ from helpers import processes_of, wait_until
 
 from notebook.conftest import CONNECT
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 FOREVER = "open({file!r} + str(mpi_rank), 'w').close()\nimport time\nwhile True: time.sleep(0.01)"
 

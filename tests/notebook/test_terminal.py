@@ -8,7 +8,7 @@ import pytest
 
 from notebook.pages import spoken
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 
 
 def said(terminal, word: str) -> bool:
