@@ -88,7 +88,6 @@ def master(
         "ForwardX11": "no",
         "PermitLocalCommand": "no",
         "RemoteCommand": "none",
-        "StreamLocalBindUnlink": "yes",
     }
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]

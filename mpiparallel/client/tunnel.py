@@ -155,10 +155,13 @@ class Tunnel:
     def _start(self, master: Master, deadline: float) -> None:
         master.start(min(deadline, time.monotonic() + (ASKED if self._ask else LOGIN)))
 
-    def _look(self, deadline: float, patient_until: float) -> tuple[ConnectionInfo, str]:
-        """Return the connection info, and the name of the host that we are logged in to."""
+    def _look(self, deadline: float, patient_until: float) -> tuple[ConnectionInfo, str | None]:
+        """Return the connection info, and the name that the first host has for itself.
+
+        It is None where that host was not asked, and empty where another one has given the answer.
+        """
         if isinstance(self._wanted, ConnectionInfo):
-            return self._wanted, ""
+            return self._wanted, None
         if self._file is not None:
             master, wanted = self._file
             self._start(master, deadline)
@@ -228,9 +231,9 @@ class Tunnel:
             and not master.probe(port, min(PROBE, deadline - time.monotonic()))
         )
 
-    def _lead(self, info: ConnectionInfo, host: str, deadline: float) -> str:
+    def _lead(self, info: ConnectionInfo, host: str | None, deadline: float) -> str:
         """Forward a port to the controller, and return its address here."""
-        addresses = remote.candidates(info, host) if host else list(info.addresses)
+        addresses = list(info.addresses) if host is None else remote.candidates(info, host)
         problems: list[str] = []
         address = self._try_all(self._login, addresses, problems, deadline)
         if address is None and info.host != host and deadline - time.monotonic() > 1.0:

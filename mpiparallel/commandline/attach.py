@@ -99,15 +99,13 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if job and (options.file or options.profile or options.cluster_id):
         return fail("a job names the cluster: leave out --file, --profile and --cluster-id", exits.USAGE)
     folder = config.cluster_dir(config.profile, options.name or local_name(destination, job))
-    # In the background nobody could answer, and reading from the terminal would stop us.
-    ask = sys.stdin.isatty() and sys.stderr.isatty() and os.getpgrp() == os.tcgetpgrp(sys.stdin.fileno())
     tunnel = Tunnel(
         destination,
         Wanted(options.file, options.profile or "", options.cluster_id, job),
         config,
         key=os.path.expanduser(options.key),
         arguments=options.ssh_args,
-        ask=ask,
+        ask=somebody_is_there(),
     )
     with clusters.signals_interrupt():
         try:
@@ -121,6 +119,16 @@ def run(options: argparse.Namespace, config: Config) -> int:
             tunnel.close()
 
 
+def somebody_is_there() -> bool:
+    """Whether ssh may ask in the terminal: in the background, reading from there would stop us."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # it is a terminal, but not ours
+        return False
+
+
 def open_first(tunnel: Tunnel, wait: bool) -> Way:
     """Open the tunnel; with `wait`, when the job has begun."""
     from mpiparallel.client.remote import JobWaits
@@ -129,7 +137,7 @@ def open_first(tunnel: Tunnel, wait: bool) -> Way:
     told = ""
     while True:
         try:
-            return tunnel.open(ASKED + TIME if sys.stdin.isatty() else TIME, 10.0)
+            return tunnel.open(ASKED + TIME if somebody_is_there() else TIME, 10.0)
         except JobWaits as error:
             if not wait:
                 raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pty
+import select
 import shutil
 import signal
 import socket
@@ -440,8 +442,6 @@ def test_attach(
         login.drop()
         assert len(set(rc[:].apply_sync(os.getpid))) == len(other)
         assert attached.says("The tunnel to login is down") and attached.says("The tunnel is open again.")
-    second = attach("login")
-    second.end()
     assert attached.end() == 0
     assert not attached.files()
 
@@ -497,6 +497,42 @@ def test_attach_to_a_job(
     machine.run("scancel", job)
     assert attached.says("The cluster has ended: ", 60.0), attached.log.read_text()
     assert attached.process.wait(20) == 0
+
+
+def test_in_a_terminal_ssh_may_ask(cluster: Cluster, login: Server, ssh: Ssh, tmp_path: Path) -> None:
+    """Such as whether an unknown host is the right one. Ctrl-C detaches; until then it does not hurt ssh."""
+    ssh.known_as("unknown", login.address, login.port, UserKnownHostsFile=str(tmp_path / "known"))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["MPIPARALLEL_STATE"] = str(tmp_path / "laptop")
+        os.execv(sys.executable, [sys.executable, "-m", "mpiparallel.cli", "attach", "unknown"])
+    heard = b""
+
+    def hear(text: bytes) -> bool:
+        nonlocal heard
+        while select.select([terminal], [], [], 0)[0]:
+            try:
+                heard += os.read(terminal, 4096)
+            except OSError:  # the other end is closed
+                break
+        return text in heard
+
+    try:
+        assert wait_until(lambda: hear(b"Are you sure you want to continue connecting"), 30.0), heard
+        os.write(terminal, b"yes\n")
+        assert wait_until(lambda: hear(b"Press Ctrl-C"), 30.0), heard
+        (process,) = ssh.processes()
+        process.send_signal(signal.SIGINT)
+        os.write(terminal, b"\x03")
+        assert wait_until(lambda: hear(b"detached"), 20.0), heard
+        assert b"is down" not in heard
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = 0
+    finally:
+        os.close(terminal)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def test_attach_with_ipython(cluster: Cluster, login: Server, tmp_path: Path) -> None:
