@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from mpiparallel import cluster_waiting
 from mpiparallel.error import EngineError, LaunchError
+from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.launched import EngineSet
 
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
     from mpiparallel.wire.messages import EngineInfo
+
+JOB_ENDS = 10.0  # seconds for a job to be over when the controller in it has ended
 
 
 def wait_for(
@@ -49,6 +52,9 @@ def wait_for(
             client.wait_for_engines(n, timeout=timeout, interactive=interactive)
         except EngineError as error:
             raise LaunchError(str(error)) from error
+        except RuntimeError:  # the controller is gone
+            _explain_by_job(engine_sets)
+            raise
         except TimeoutError as error:
             if any(one.process.what_it_waits_for() for one in engine_sets):
                 continue  # it was sent back to the queue
@@ -98,6 +104,13 @@ def wait_for_sets(
             engine_sets = current()
             wanted = sum(one.n for one in engine_sets)
             raise _too_late(f"{wanted - missing()} of {wanted}", engine_sets, timeout)
+
+
+def _explain_by_job(engine_sets: Iterable[EngineSet]) -> None:
+    """Raise how a job has ended that had controller and engines in it: these may have been the cause."""
+    for one in engine_sets:
+        if isinstance(one.process, Job) and one.process.wait(JOB_ENDS) and one.state == "failed":
+            raise one.failure()
 
 
 def _too_late(how_many: str, engine_sets: Sequence[EngineSet], timeout: float) -> LaunchError:

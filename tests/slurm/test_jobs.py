@@ -193,6 +193,25 @@ def test_what_cannot_start_is_told_at_once(
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"setup": ["echo where is it", "exit 4"]}, r"job \d+ failed with exit code 4 on (?s:.*)where is it"),
+        ({"controller_args": ["--nonsense"]}, r"job \d+ failed with exit code 2(?s:.*)arguments: --nonsense"),
+        ({"engine_args": ["--nonsense"]}, r"job \d+ failed with exit code (?s:.*)arguments: --nonsense"),
+    ],
+    ids=["setup", "controller", "engines"],
+)
+def test_a_job_with_its_controller_that_cannot_start(
+    new: Callable[..., Cluster], options: dict[str, Any], said: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match=said):
+        new(controller="slurm", **options).start_and_connect_sync()
+    assert time.monotonic() - began < HOPELESS
+
+
+@pytest.mark.mpi
 def test_a_job_that_is_cancelled(new: Callable[..., Cluster], caplog: pytest.LogCaptureFixture) -> None:
     cluster = new(engines="slurm")
     with cluster as client:
