@@ -205,8 +205,11 @@ def _mpi(options: LaunchOptions, environ: Mapping[str, str]) -> argv.MPI:
     """Return the MPI that the engines will have, as far as that can be seen from here."""
     if options.mpiexec:
         environ = {**environ, "MPIPARALLEL_MPIEXEC": options.mpiexec}
+    python = options.python or sys.executable
+    if not os.path.exists(python):
+        python = sys.executable  # the nodes' may be on their own disks; they say so if it is nowhere
     try:
-        return mpi.detect(mpi.find_mpiexec(environ, options.python or sys.executable))
+        return mpi.detect(mpi.find_mpiexec(environ, python))
     except LaunchError:
         if options.srun_mpi not in ("", "none") or options.modules or options.setup:
             return argv.MPI(options.mpiexec or "mpiexec")  # it is on the nodes only, or not needed
