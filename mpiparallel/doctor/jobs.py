@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,26 @@ def check_jobs(context: Context) -> Iterator[Finding]:
             yield fail("a job", f"Slurm grants no job. It said:\n{said}", remedy, said=said)
 
 
-def _allocation(context: Context) -> AbstractContextManager[Allocation]:
+@contextmanager
+def _allocation(context: Context) -> Iterator[Allocation]:
+    """Hold two tasks: those of the job that this runs in, or on two nodes, or on one."""
     job = context.environ.get("SLURM_JOB_ID", "")
     if job:
-        return nullcontext(Allocation(context.environ, job))
-    return allocation(
-        context.options, context.environ, context.within(QUEUE), 2 if _nodes(context) > 1 else 1
-    )
+        yield Allocation(context.environ, job)
+        return
+    with ExitStack() as stack:
+        found = None
+        if _nodes(context) > 1:
+            try:
+                ask = allocation(context.options, context.environ, context.within(QUEUE / 2), 2)
+                found = stack.enter_context(ask)
+            except NoAllocation as error:
+                if not error.busy:
+                    raise
+        if found is None:
+            ask = allocation(context.options, context.environ, context.within(QUEUE), 1)
+            found = stack.enter_context(ask)
+        yield found
 
 
 def _nodes(context: Context) -> int:
