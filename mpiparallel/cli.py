@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -85,9 +86,15 @@ def execute(options: argparse.Namespace) -> int:
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        return int(module_of(options.command).run(options, Config.from_environment()))
+        code = int(module_of(options.command).run(options, Config.from_environment()))
+        sys.stdout.flush()
+        return code
     except AlreadyRunning as error:
         return fail(error, exits.ALREADY_STARTED)
+    except BrokenPipeError:
+        # Who reads what we say has seen enough. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.FAILED
     except (IPythonError, ValueError, OSError) as error:
         return fail(error, exits.FAILED)
     except KeyboardInterrupt:

@@ -20,7 +20,6 @@ from mpiparallel.config import Config
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.error import ConnectionFileError
 
-REMEDY = "Start a cluster with: mpiparallel start -n 4"
 NAME = connection_file.NAMES["client"]
 SAY_AFTER = 1.0  # seconds of waiting for a controller to be started again; it takes 0.3 s where it is kept
 
@@ -193,14 +192,15 @@ def load(path: Path, timeout: float) -> ConnectionInfo:
         while not path.exists():
             if time.monotonic() > deadline:
                 raise ConnectionFileError(
-                    f"Connection file {path} not found after {timeout:g} s: no cluster runs there. {REMEDY}"
+                    f"Connection file {path} not found after {timeout:g} s: no cluster runs there. "
+                    + _remedy(path)
                 )
             time.sleep(0.05)
     told = False
     while True:
         info = connection_file.read(path)
         try:
-            check(info, f"connection file {path}")
+            check(info, f"connection file {path}", path)
             return info
         except LeftBehind:
             if not _may_be_back(path) or time.monotonic() > deadline:
@@ -211,19 +211,31 @@ def load(path: Path, timeout: float) -> ConnectionInfo:
         time.sleep(0.05)
 
 
+def _remedy(path: Path | None) -> str:
+    """Return how to start the cluster of a connection file, as far as the names of its folders tell."""
+    folder, words = Path() if path is None else path.parent, ""
+    if folder.name == "cluster" or folder.name.startswith("cluster-"):
+        if folder.parent.name != "default":
+            words += f" --profile {folder.parent.name}"
+        if folder.name != "cluster":
+            words += f" --cluster-id {folder.name.removeprefix('cluster-')}"
+    return f"Start a cluster with: mpiparallel start{words} -n 4"
+
+
 def _may_be_back(path: Path) -> bool:
     """Whether a controller that has died has left what one in its place goes on with."""
     return (path.parent / connection_file.SAVED).exists()
 
 
-def check(info: ConnectionInfo, source: str) -> None:
+def check(info: ConnectionInfo, source: str, path: Path | None = None) -> None:
     """Raise ConnectionFileError if the controller is known to be gone; warn if it cannot be reached."""
     if info.role != "client":
         raise ConnectionFileError(f"{source} is for engines; a client needs the file {NAME} beside it")
     if info.host == socket.gethostname():
         if not is_running(info.pid):
             raise LeftBehind(
-                f"{source} was left behind by a controller (process {info.pid}) that no longer runs. {REMEDY}"
+                f"{source} was left behind by a controller (process {info.pid}) that no longer runs. "
+                + _remedy(path)
             )
     elif info.addresses and all(is_loopback(address) for address in info.addresses):
         warnings.warn(
