@@ -6,9 +6,11 @@ in a format of our own.
 
 from __future__ import annotations
 
+import pwd
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpiparallel.error import LaunchError
@@ -19,6 +21,7 @@ from mpiparallel.launch.launched import Controller, EngineSet
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
 
+ACCOUNTED = 5.0  # seconds for the accounting to say something that is nice to know
 FIELDS = ("JobID", "State", "Reason", "StartTime", "NodeList", "exit_code", "RestartCnt", "TimeLimit")
 FORMAT = ",".join(f"{field}:|" for field in FIELDS)
 
@@ -84,7 +87,7 @@ def _end(state: str, info: JobInfo, code: int) -> str:
         return f"reached its time limit{f' of {info.limit}' if info.limit else ''}"
     if word == "CANCELLED":
         by = re.search(r"by (\S+)", state)
-        return "was cancelled" + (f" by {by.group(1)}" if by else "")
+        return "was cancelled" + (f" by {_person(by.group(1))}" if by else "")
     words = {
         "NODE_FAIL": f"ended because a node failed: it ran{on}",
         "OUT_OF_MEMORY": f"ran out of memory{on}: ask for more (mem)",
@@ -94,6 +97,14 @@ def _end(state: str, info: JobInfo, code: int) -> str:
         "REVOKED": "was revoked: another cluster has started it",
     }
     return words[word]
+
+
+def _person(uid: str) -> str:
+    """Return the name of a user that is given by number, if it has one here."""
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (KeyError, ValueError):
+        return uid
 
 
 _UNLAUNCHED = (
@@ -219,14 +230,24 @@ class Slurm(System):
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise QueueError(f"squeue does not tell of job {', '.join(ids)}: {batch.said(answer)}")
         found = parse_queue(answer.stdout)
-        return {job: info for job, info in found.items() if job in ids}
+        return {job: self._by_whom(job, info) for job, info in found.items() if job in ids}
+
+    def _by_whom(self, job: str, info: JobInfo) -> JobInfo:
+        """Return what is known of a job, with who has cancelled it, which only the accounting knows."""
+        if info.state != "CANCELLED":
+            return info
+        told = self._account(job, ACCOUNTED)
+        return replace(info, end=told.end) if told.state == "CANCELLED" else info
 
     def recall(self, job: str) -> JobInfo:
+        return self._account(job, batch.PATIENCE)
+
+    def _account(self, job: str, patience: float) -> JobInfo:
         try:
             fields = "State,ExitCode,NodeList,Timelimit"
-            answer = batch.ask(["sacct", "-n", "-X", "-P", "-j", job, "-o", fields])
+            answer = batch.ask(["sacct", "-n", "-X", "-P", "-j", job, "-o", fields], timeout=patience)
         except QueueError:
-            return forgotten()
+            return forgotten()  # many sites have no accounting
         return parse_accounting(answer.stdout)
 
     def cancelling(self, ids: Sequence[str]) -> list[str]:

@@ -57,7 +57,8 @@ def test_the_queue() -> None:
         ("TIMEOUT", "TimeLimit", 0, 1, "reached its time limit of 1:00"),
         ("TIMEOUT", "TimeLimit", 9, -9, "reached its time limit of 1:00"),
         ("CANCELLED", "None", 15, -15, "was cancelled"),
-        ("CANCELLED by 1000", "None", 0, 1, "was cancelled by 1000"),
+        ("CANCELLED by 99123", "None", 0, 1, "was cancelled by 99123"),
+        ("CANCELLED by 0", "None", 0, 1, "was cancelled by root"),
         ("NODE_FAIL", "NodeDown", 0, 1, "ended because a node failed: it ran on n1"),
         ("OUT_OF_MEMORY", "OutOfMemory", 125, -125, "ran out of memory on n1: ask for more (mem)"),
         ("PREEMPTED", "None", 0, 1, "was preempted by a job of higher priority"),
@@ -154,8 +155,8 @@ def test_the_id_of_a_new_job(text: str, job: str) -> None:
 
 
 def test_accounting() -> None:
-    info = slurm.parse_accounting("CANCELLED by 1000|0:15|node[1-2]|01:00:00\n")
-    assert (info.state, info.end, info.exit_code) == ("CANCELLED", "was cancelled by 1000", -15)
+    info = slurm.parse_accounting("CANCELLED by 99123|0:15|node[1-2]|01:00:00\n")
+    assert (info.state, info.end, info.exit_code) == ("CANCELLED", "was cancelled by 99123", -15)
     assert slurm.parse_accounting("OUT_OF_ME+|0:125|n1|1:00\n").end.startswith("has ended")
     assert slurm.parse_accounting("").phase is Phase.ENDED
     assert slurm.parse_accounting("Slurm accounting storage is disabled").phase is Phase.ENDED
@@ -227,6 +228,15 @@ def test_all_jobs_are_asked_about_in_one_call(fake) -> None:  # type: ignore[no-
     assert set(found) == {"13", "14"}
     assert called.read_text().count("\n") == 1
     assert "-j 13,14 " in called.read_text()
+
+
+def test_who_has_cancelled_a_job(fake) -> None:  # type: ignore[no-untyped-def]
+    fake("squeue", "echo '7|CANCELLED|None|2026-11-21T20:30:05|n1|15|0|5:00|'")
+    fake("sacct", "echo 'CANCELLED by 0|0:15|n1|00:05:00'")
+    found = slurm.SYSTEM.query(["7"])["7"]
+    assert (found.end, found.exit_code) == ("was cancelled by root", -15)
+    fake("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert slurm.SYSTEM.query(["7"])["7"].end == "was cancelled"
 
 
 def test_filters_of_the_user_do_not_hide_jobs(fake, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
