@@ -154,8 +154,10 @@ class Server:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        ready = wait_until(lambda: self._process.poll() is not None or self._answers(), 30.0)  # type: ignore[union-attr]
-        if not ready or self._process.poll() is not None:
+        # A node may be busy.
+        process, patience = self._process, 10.0 if self.node is None else 60.0
+        ready = wait_until(lambda: process.poll() is not None or self._answers(), patience)
+        if not ready or process.poll() is not None:
             self.stop()
             raise RuntimeError(f"sshd {self.name} does not start: {self.log.read_text()[-2000:]}")
 
