@@ -415,6 +415,17 @@ def test_the_way_back_from_a_node(
         assert all(word in found.remedy for word in ("--ip", "controller_port", 'controller = "slurm"'))
 
 
+def test_a_cluster_that_nodes_try(tmp_path: Path, fake_slurm: Path) -> None:
+    context = context_of(tmp_path, path_of(fake_slurm))
+    with Listener("127.0.0.1") as listener:
+        good, bad = f"tcp://127.0.0.1:{listener.port}", "tcp://127.0.0.1:1"
+        context.clusters = {"cluster a": [bad, good], "cluster b": [bad]}
+        found = {one.name: one for one in jobs.check_jobs(context)}
+    assert found["cluster a"].status == "ok" and good in found["cluster a"].words
+    assert found["cluster b"].status == "fail" and f"{bad}: Connection refused" in found["cluster b"].words
+    assert "--ip" in found["cluster b"].remedy
+
+
 def test_what_reaches_a_listener() -> None:
     with Listener("127.0.0.1") as one, Listener("127.0.0.1") as other:
         assert node.try_address(f"127.0.0.1:{one.port}", one.token) == "reached"
@@ -677,6 +688,10 @@ def test_profiles(tmp_path: Path) -> None:
     assert found.status == "fail" and "hpc.toml, line 1: wrong" in found.words
     (found,) = settings.check_profile(context_of(tmp_path, partition="debug"))
     assert found.status == "warn" and "submits no job" in found.words
+    (found,) = settings.check_profile(
+        replace(context_of(tmp_path, partition="debug"), given=frozenset({"partition"}))
+    )
+    assert found.status == "ok"
 
 
 # ---------------------------------------------------------------- time

@@ -23,11 +23,10 @@ EXAMPLES = """\
 It takes a minute at most, and two tasks of the batch system for some of it; it changes nothing.
 Its exit code is 1 if something does not work.
 """
-DESCRIPTION = (
-    "Check all that clusters need, and say in plain words what to do where something is wrong: versions, "
-    "folders, clusters that run, ssh, the MPI library and mpiexec, Slurm and its nodes, and whether two "
-    "ranks meet under each launcher that there is."
-)
+DESCRIPTION = """\
+Check all that clusters need, and say in plain words what to do where something
+is wrong: versions, folders, clusters that run, ssh, the MPI library and mpiexec,
+Slurm and its nodes, and whether two ranks meet under each launcher that there is."""
 
 
 def add(subcommands: arguments.Subcommands) -> None:
@@ -57,8 +56,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
         settings, problem = launchoptions.DEFAULTS, str(error)
     python = settings.python or sys.executable
     context = Context(
-        config, settings, dict(os.environ), python, began + checks.TOGETHER, profile=profile, problem=problem
-    )
+        config, settings, dict(os.environ), python, began + checks.TOGETHER,
+        profile=profile, given=frozenset(arguments.given(options)), problem=problem,
+    )  # fmt: skip
     if options.json:
         found = list(checks.examine(context))
         say(report.as_json(found, profile, time.monotonic() - began))

@@ -11,6 +11,7 @@ from mpiparallel import __version__, connection_file
 from mpiparallel.connection_file import ConnectionInfo
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
 from mpiparallel.error import ConnectionFileError
+from mpiparallel.reach import is_loopback
 
 PATIENCE = 2.0  # seconds for an address to answer
 MOST = 20  # clusters that are looked at
@@ -46,6 +47,9 @@ def cluster(path: Path, context: Context) -> Finding:
             unreachable(info, here),
             **facts,
         )
+    far = [address for address in info.addresses if not is_loopback(address)]
+    if far and info.host == socket.gethostname():
+        context.clusters[name] = far
     if info.version != __version__:
         return warn(
             name,
@@ -83,8 +87,7 @@ def unreachable(info: ConnectionInfo, here: str) -> str:
     """Return what to do about a controller that does not answer."""
     if info.host == here:
         return "It has died, or is about to end: `mpiparallel list` clears up behind it. Start another."
-    loopback = all("//127." in address or "localhost" in address for address in info.addresses)
-    if loopback:
+    if all(map(is_loopback, info.addresses)):
         return (
             f"It listens on {info.host} itself only. Start it with `--ip 0.0.0.0`, or come by ssh: "
             f'Client(ssh="{info.host}").'

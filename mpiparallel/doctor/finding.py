@@ -68,6 +68,8 @@ class Context:
         The environment of the engines, with what modules and setup lines of a profile have changed.
     python : str
         The engines' Python.
+    given : frozenset of str
+        The settings of the command line: what is checked on purpose.
     problem : str
         Why `options` are not what the profile, the environment and the command line say, if they are not.
     deadline : float
@@ -76,6 +78,8 @@ class Context:
         What `mpiparallel.engine.hello` says of the MPI library; empty: it could not be loaded.
     takes_jobs : bool
         Whether there is a batch system that might.
+    clusters : dict of list of str
+        The addresses of controllers of this host that other hosts may reach, by the names of their clusters.
     """
 
     config: Config
@@ -84,9 +88,11 @@ class Context:
     python: str
     deadline: float
     profile: str = ""
+    given: frozenset[str] = frozenset()
     problem: str = ""
     library: Mapping[str, Any] = field(default_factory=dict)
     takes_jobs: bool = False
+    clusters: dict[str, list[str]] = field(default_factory=dict)
 
     def within(self, seconds: float) -> float:
         """Return `seconds`, or what is left of the time for all checks."""

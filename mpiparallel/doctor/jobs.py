@@ -27,6 +27,7 @@ from mpiparallel.launch.local import cores
 
 QUEUE = 15.0  # seconds in which two tasks must be free, or ranks in jobs are not tried
 NODE = 15.0
+CLUSTERS = 3  # that run, whose ports are tried from the node
 MEET = 20.0
 
 
@@ -58,6 +59,20 @@ def check_jobs(context: Context) -> Iterator[Finding]:
                 remedy or "Ask your site whether you may use salloc; jobs by sbatch may work all the same."
             )
             yield fail("a job", f"Slurm grants no job. It said:\n{said}", remedy, said=said)
+
+
+def controller_port(name: str, host: str, found: Mapping[str, Any]) -> Finding:
+    """Return whether a node has reached the controller of a cluster that runs here."""
+    if found["reached"]:
+        return ok(name, f"{host} reaches its controller at {found['reached']}.", **found)
+    each = "\n".join(f"{address}: {trouble}" for address, trouble in found["troubles"].items())
+    return fail(
+        name,
+        f"{host} does not reach its controller. Tried:\n{each}",
+        "Engines in jobs cannot join it. Start it with an address that nodes reach (--ip), have its port let "
+        "through the firewall, or run it inside the job (--controller slurm).",
+        **found,
+    )
 
 
 @contextmanager
@@ -132,6 +147,7 @@ def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
             "addresses": [f"{host}:{listener.port}" for host in hosts if not host.startswith("127.")],
             "token": listener.token,
             "file": file.name,
+            "clusters": dict(list(context.clusters.items())[:CLUSTERS]),
         }
         program = [context.python, "-m", "mpiparallel.doctor.node", json.dumps(wanted)]
         done = srun(context, job, 1, "none", program, NODE)
@@ -148,6 +164,8 @@ def look_from_node(context: Context, job: Allocation) -> Iterator[Finding]:
     yield compare(said, context)
     yield shared(said, context.config.state_dir)
     yield port(said, context)
+    for name, found in said["clusters"].items():
+        yield controller_port(name, said["host"], found)
 
 
 def _shared_file(folder: Path, token: str) -> Any:

@@ -1,7 +1,8 @@
 """``python -m mpiparallel.doctor.node``: what a compute node sees. Run there by ``mpiparallel doctor``.
 
 Its argument is JSON: the ``addresses`` of a listening doctor to try, the ``token`` that it says, and the
-``file`` that has this token in it, if this host sees it. The answer is one line of JSON.
+``file`` that has this token in it, if this host sees it, and the addresses of ``clusters`` by their names.
+The answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mpiparallel import reach
 from mpiparallel.doctor.here import versions
 
 MARK = "mpiparallel-node "
@@ -39,6 +41,10 @@ def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
     addresses, token = list(wanted.get("addresses", [])), str(wanted.get("token", ""))
     with ThreadPoolExecutor(max(1, len(addresses))) as pool:
         tried = dict(zip(addresses, pool.map(lambda one: try_address(one, token), addresses), strict=True))
+    clusters = {}
+    for name, listed in dict(wanted.get("clusters", {})).items():
+        found = reach.race(listed, PATIENCE / 2)
+        clusters[name] = {"reached": found.address, "troubles": found.troubles}
     try:
         seen = Path(str(wanted.get("file", ""))).read_text() == token
         why = "" if seen else "it holds something else"
@@ -46,7 +52,7 @@ def look(wanted: Mapping[str, Any]) -> dict[str, Any]:
         seen, why = False, str(error.strerror or error)
     return {
         "host": socket.gethostname(), "versions": versions(), "executable": sys.executable,
-        "tried": tried, "file_seen": seen, "why": why,
+        "tried": tried, "file_seen": seen, "why": why, "clusters": clusters,
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def check_profile(context: Context) -> Iterator[Finding]:
         for key, value in msgspec.to_builtins(context.options).items()
         if value != getattr(DEFAULTS, key)
     }
-    doubts = profiles.doubts(values)
+    doubts = profiles.doubts({key: value for key, value in values.items() if key not in context.given})
     words = ", ".join(f"{key} = {value!r}" for key, value in values.items())
     if doubts:
         remedy = f"See `mpiparallel profile show {name}` for where each is from."
