@@ -168,7 +168,7 @@ def far_address(slurm: Slurm, root: None, separate: None) -> Iterator[tuple[str,
     if not others:
         pytest.skip("this host has no second address")
     route = [f"{others[0]}/32", "via", f"{slurm.address.rpartition('.')[0]}.250"]
-    slurm.node("exec", node, "ip", "route", "add", *route)
+    slurm.node("exec", node, "ip", "route", "replace", *route)
     try:
         yield node, others[0]
     finally:
