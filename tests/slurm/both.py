@@ -3,7 +3,8 @@
     python tests/slurm/both.py .venv-openmpi/bin/python .venv-mpich/bin/python -- -k tutorial
 
 ``make test-slurm`` does this. These tests wait most of the time, for Slurm and for clocks, so two runs take
-little longer than one. A cluster with fewer nodes than that serves one after the other.
+little longer than one. A cluster with fewer nodes than that serves one after the other. What one MPI is enough
+for runs with the last.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _run(
         own = environ
         if len(shares) >= len(pythons):
             own = {**environ, "MPIPARALLEL_TEST_NODES": shares[index]}
-        running.append((python, *_start(python, options, own)))
+        once = ["-m", "not anympi"] if python != pythons[-1] else []
+        running.append((python, *_start(python, [*once, *options], own)))
         if own is environ:
             wait()
     wait()

@@ -26,7 +26,7 @@ from slurm import machine
 from slurm.machine import Slurm
 from slurm.ssh import MISSING, Server, Ssh, make_key
 
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=MISSING or ""), pytest.mark.anympi]
 
 
 @pytest.fixture(scope="module")
