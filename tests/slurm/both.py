@@ -3,8 +3,8 @@
     python tests/slurm/both.py .venv-openmpi/bin/python .venv-mpich/bin/python -- -k tutorial
 
 ``make test-slurm`` does this. These tests wait most of the time, for Slurm and for clocks, so two runs take
-little longer than one. A cluster with fewer nodes than that serves one after the other. What one MPI is enough
-for runs with the last.
+little longer than one. A cluster with fewer nodes than that serves one after the other. What one MPI is
+enough for runs with the last.
 """
 
 from __future__ import annotations
