@@ -58,6 +58,7 @@ def controller_argv(
     *,
     cluster_id: str = "",
     ip: str = "",
+    port: int = 0,
     log_level: str = "INFO",
     lifeline: bool = True,
     idle_timeout: float = 0.0,
@@ -76,6 +77,8 @@ def controller_argv(
         argv += ["--cluster-id", cluster_id]
     if ip:
         argv += ["--ip", ip]
+    if port:
+        argv += ["--port", str(port)]
     if lifeline:
         argv += ["--lifeline", "0"]
     else:

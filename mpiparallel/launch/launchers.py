@@ -15,6 +15,7 @@ from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 _MODULES = {
     "mpi": "local",
     "srun": "srun",
+    "ssh": "ssh",
     "slurm": "slurm",
     "pbs": "pbs",
     "lsf": "lsf",

@@ -34,23 +34,29 @@ ORPHAN_PATIENCE = "30"  # seconds for engines to wait for one that was killed to
 
 def start_controller(request: ControllerRequest) -> Controller:
     """Start a controller, perhaps again; `await_controller` tells when it is ready."""
+    command = controller_command(request)
+    log.debug("starting %s", command)
+    environ = {**request.environ, **request.options.environment}
+    process = Process.start(
+        command, log=request.log, environ=environ, lifeline=request.lifeline, append=request.again
+    )
+    return Controller(process, command)
+
+
+def controller_command(request: ControllerRequest) -> list[str]:
+    """Return the command of a controller on this machine."""
     options = request.options
-    command = argv.controller_argv(
+    return argv.controller_argv(
         sys.executable,
         request.directory,
         cluster_id=request.cluster_id,
         ip=options.controller_ip or default_ip(options, request.environ),
+        port=options.controller_port,
         log_level=request.log_level,
         lifeline=request.lifeline,
         idle_timeout=options.idle_timeout,
         extra=options.controller_args,
     )
-    log.debug("starting %s", command)
-    environ = {**request.environ, **options.environment}
-    process = Process.start(
-        command, log=request.log, environ=environ, lifeline=request.lifeline, append=request.again
-    )
-    return Controller(process, command)
 
 
 def default_ip(options: LaunchOptions, environ: Mapping[str, str]) -> str:
@@ -119,6 +125,19 @@ def start_world(request: WorldRequest) -> EngineSet:
     LaunchError
         If there is no mpiexec, or it cannot be run.
     """
+    command, environment = world_command(request)
+    process = Process.start(command, log=request.log, environ=environment, mpiexec=True)
+    return EngineSet(process, request.name, request.n, request.first)
+
+
+def world_command(request: WorldRequest) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a world of engines and its environment.
+
+    Raises
+    ------
+    LaunchError
+        If there is no mpiexec.
+    """
     options, config = request.options, request.config
     environ = {**request.environ, **options.environment}
     where = find_allocation(environ)
@@ -156,8 +175,7 @@ def start_world(request: WorldRequest) -> EngineSet:
         environment = {"SLURM_OVERLAP": "1", **allocation.outside_of_step(environment)}
     # Its controller is started again at once, or never.
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE)
-    process = Process.start(command, log=request.log, environ=environment, mpiexec=True)
-    return EngineSet(process, request.name, request.n, request.first)
+    return command, environment
 
 
 def _mpi_for(script: Path, environ: Mapping[str, str], config: Config, python: str) -> argv.MPI:

@@ -65,13 +65,17 @@ class Process:
         cls,
         argv: Sequence[str],
         *,
-        log: Path,
+        log: Path | None,
         environ: Mapping[str, str],
         lifeline: bool = False,
         append: bool = False,
         mpiexec: bool = False,
+        told: bytes = b"",
     ) -> Self:
-        """Start `argv`, which writes to `log`, a new file or (`append`) at its end.
+        """Start `argv`, which writes to `log`, a new file or (`append`) at its end; to where we do if None.
+
+        Its standard input begins with `told`, which must not be long, and goes on until we end if it has a
+        `lifeline`.
 
         Raises
         ------
@@ -79,25 +83,41 @@ class Process:
             If the program cannot be run.
         """
         new = 0 if append else os.O_TRUNC
-        descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | new, 0o600)
-        log_file = os.fdopen(descriptor, "rb")
+        log_file = None
+        if log is not None:
+            descriptor = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | new, 0o600)
+            log_file = os.fdopen(descriptor, "rb")
         try:
             popen = subprocess.Popen(
                 argv,
-                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
-                stdout=descriptor,
+                stdin=subprocess.PIPE if lifeline or told else subprocess.DEVNULL,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 env=dict(environ),
                 start_new_session=True,
             )
         except OSError as error:
-            log_file.close()
+            if log_file is not None:
+                log_file.close()
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror or error}") from error
-        process = cls(popen.pid, _create_time(popen.pid) or time.time(), log, popen, mpiexec)
+        created = _create_time(popen.pid) or time.time()
+        process = cls(popen.pid, created, log or Path(os.devnull), popen, mpiexec)
         process._log_file = log_file
         if lifeline:
             _with_lifeline.add(process)
+        if told:
+            process._tell(told, lifeline)
         return process
+
+    def _tell(self, told: bytes, more: bool) -> None:
+        assert self._popen is not None and self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(told)
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            return  # it has ended, and its log says why
+        if not more:
+            self._popen.stdin.close()
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:

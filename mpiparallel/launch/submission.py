@@ -73,6 +73,7 @@ def start_controller(system: System, request: ControllerRequest) -> Controller:
         request.directory,
         cluster_id=request.cluster_id,
         ip=options.controller_ip or "*",
+        port=options.controller_port,
         log_level=request.log_level,
         lifeline=False,
         idle_timeout=options.idle_timeout,
