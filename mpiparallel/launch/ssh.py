@@ -7,6 +7,7 @@ what runs there: it has the same life, its log and its exit code.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -171,6 +172,13 @@ def split(text: str) -> dict[Role, str]:
     ConnectionFileError
         If it is no such text.
     """
-    pieces = [f"{piece}}}" for piece in text.strip().split("}") if piece.strip()]
-    found = {connection_file.parse(piece).role: piece for piece in pieces}
+    found: dict[Role, str] = {}
+    text = text.strip()
+    while text:
+        try:
+            _, end = json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            end = len(text)  # `parse` says what is wrong with it
+        found[connection_file.parse(text[:end]).role] = text[:end]
+        text = text[end:].lstrip()
     return dict(sorted(found.items(), key=lambda item: item[0] == "client"))

@@ -25,7 +25,7 @@ from mpiparallel.launchoptions import LaunchOptions
 def info(role: Any) -> ConnectionInfo:
     return ConnectionInfo(
         cluster_id="c", role=role, version="0", host="far", pid=1, addresses=["tcp://10.0.0.1:5"],
-        local="ipc:///x/s", server_key="k", public_key="p", secret_key="s",
+        local="ipc:///x/s", server_key="k}{", public_key="p", secret_key="s",
     )  # fmt: skip
 
 

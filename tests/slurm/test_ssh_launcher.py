@@ -25,7 +25,16 @@ pytestmark = [
     pytest.mark.usefixtures("separate"),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
-PLACE = "lambda: (__import__('socket').gethostname(), mpi_rank, mpi_size)"
+
+
+def place() -> tuple[str, int, int]:
+    """Return host, rank and size of an engine, after all have met."""
+    import socket
+
+    from mpi4py import MPI
+
+    MPI.COMM_WORLD.Barrier()
+    return socket.gethostname(), MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +74,8 @@ def test_engines_there(far: str, shared: bool, request: pytest.FixtureRequest) -
     if not shared:
         request.getfixturevalue("own_folder")
     with ipp.Cluster(n=2, engines="ssh", host="far") as rc:
-        assert rc[:].apply_sync(eval(PLACE)) == [(far, 0, 2), (far, 1, 2)]
+        assert rc[:].apply_sync(place) == [(far, 0, 2), (far, 1, 2)]
         assert rc._connection.info.host == socket.gethostname()
-        assert rc[:].apply_sync(lambda: comm.allreduce(1)) == [2, 2]  # type: ignore[name-defined]  # noqa: F821
         log = rc.cluster.engine_set.process.log
         rc[0].apply_sync(lambda: os.write(2, b"raw words\n"))
         assert wait_until(lambda: "raw words" in log.read_text())
@@ -79,14 +87,14 @@ def test_all_there(far: str, shared: bool, request: pytest.FixtureRequest) -> No
         request.getfixturevalue("own_folder")
     with ipp.Cluster(n=2, engines="ssh", controller="ssh", host="far") as rc:
         assert rc._connection.info.host == far
-        assert rc[:].apply_sync(eval(PLACE)) == [(far, 0, 2), (far, 1, 2)]
+        assert rc[:].apply_sync(place) == [(far, 0, 2), (far, 1, 2)]
 
 
 def test_the_controller_there_and_engines_here(far: str, own_folder: Path) -> None:
     with ipp.Cluster(n=2, controller="ssh", host="far") as rc:
         assert rc._connection.info.host == far
         here = socket.gethostname()
-        assert rc[:].apply_sync(eval(PLACE)) == [(here, 0, 2), (here, 1, 2)]
+        assert rc[:].apply_sync(place) == [(here, 0, 2), (here, 1, 2)]
 
 
 @pytest.mark.parametrize("what", ["engines", "controller"])
