@@ -27,14 +27,19 @@ pytestmark = [
 ]
 
 
-def place() -> tuple[str, int, int]:
-    """Return host, rank and size of an engine, after all have met."""
-    import socket
+def places(rc: ipp.Client) -> list[tuple[str, int, int]]:
+    """Return host, rank and size of each engine, after all have met."""
 
-    from mpi4py import MPI
+    def place() -> tuple[str, int, int]:  # not of this module, which the node need not have
+        import socket
 
-    MPI.COMM_WORLD.Barrier()
-    return socket.gethostname(), MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Barrier()
+        return socket.gethostname(), MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+
+    found: list[tuple[str, int, int]] = rc[:].apply_sync(place)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +79,8 @@ def test_engines_there(far: str, shared: bool, request: pytest.FixtureRequest) -
     if not shared:
         request.getfixturevalue("own_folder")
     with ipp.Cluster(n=2, engines="ssh", host="far") as rc:
-        assert rc[:].apply_sync(place) == [(far, 0, 2), (far, 1, 2)]
+        assert places(rc) == [(far, 0, 2), (far, 1, 2)]
         assert rc._connection.info.host == socket.gethostname()
-        log = rc.cluster.engine_set.process.log
-        rc[0].apply_sync(lambda: os.write(2, b"raw words\n"))
-        assert wait_until(lambda: "raw words" in log.read_text())
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -87,14 +89,14 @@ def test_all_there(far: str, shared: bool, request: pytest.FixtureRequest) -> No
         request.getfixturevalue("own_folder")
     with ipp.Cluster(n=2, engines="ssh", controller="ssh", host="far") as rc:
         assert rc._connection.info.host == far
-        assert rc[:].apply_sync(place) == [(far, 0, 2), (far, 1, 2)]
+        assert places(rc) == [(far, 0, 2), (far, 1, 2)]
 
 
 def test_the_controller_there_and_engines_here(far: str, own_folder: Path) -> None:
     with ipp.Cluster(n=2, controller="ssh", host="far") as rc:
         assert rc._connection.info.host == far
         here = socket.gethostname()
-        assert rc[:].apply_sync(place) == [(here, 0, 2), (here, 1, 2)]
+        assert places(rc) == [(here, 0, 2), (here, 1, 2)]
 
 
 @pytest.mark.parametrize("what", ["engines", "controller"])
