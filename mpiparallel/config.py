@@ -1,4 +1,5 @@
-"""Where things are and how long things may take; the environment is read here and nowhere else.
+"""Where things are and how long things may take; the environment is read here and, for how things are
+started, by `profiles`.
 
 One frozen `Config` is made at the edge (a command, a `Client`, a `Cluster`, an engine's start) and handed
 down.

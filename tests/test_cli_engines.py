@@ -130,6 +130,7 @@ def is_engines(process: psutil.Process) -> bool:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_engines_whose_controller_was_killed(run: Run, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPIPARALLEL_ORPHAN_AFTER", "600")
     assert run("start", "-n", 2, "--daemonize").returncode == 0
@@ -144,6 +145,7 @@ def test_engines_whose_controller_was_killed(run: Run, state: Path, monkeypatch:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_restart(run: Run, state: Path) -> None:
     assert run("start", "-n", 2, "--daemonize").returncode == 0
     with Client() as client:
@@ -161,6 +163,7 @@ def test_restart(run: Run, state: Path) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_restart_of_engines_whose_cluster_stays_in_the_foreground(run: Run, start: Start) -> None:
     process = start("start", "-n", 1, "--restart", "same")
     read_until(process, "Press Ctrl-C")
@@ -173,6 +176,7 @@ def test_restart_of_engines_whose_cluster_stays_in_the_foreground(run: Run, star
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_restart_of_the_whole_cluster(run: Run) -> None:
     assert (
         run("start", "-n", 1, "--daemonize", "--cluster-id", "c", "--engine-args=--raw-mpi").returncode == 0
@@ -189,6 +193,7 @@ def test_restart_of_the_whole_cluster(run: Run) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 def test_interrupt(run: Run) -> None:
     assert run("start", "-n", 2, "--daemonize").returncode == 0
     assert run("interrupt").stdout == "No engine was running anything.\n"
