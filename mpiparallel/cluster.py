@@ -353,9 +353,7 @@ class Cluster(
                 self.controller.process.asked_to_stop = True
         if self.controller is not None:
             self._stop_keeping()
-            if self.host != socket.gethostname():
-                self.connect_client_sync().shutdown(hub=True)
-            self.controller.stop()
+            self.controller.stop(told=self._tell_to_stop())
             self.controller.process.close()
             self.controller = None
 

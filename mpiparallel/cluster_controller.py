@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpiparallel import cluster_file as files
 from mpiparallel import cluster_keeper, cluster_waiting, connection_file
 from mpiparallel.config import Config
-from mpiparallel.error import LaunchError
+from mpiparallel.error import IPythonError, LaunchError
 from mpiparallel.launch import keeping, launchers, local
+from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.launched import Controller, EngineSet, attach
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
 
+if TYPE_CHECKING:
+    from mpiparallel.client.client import Client
+
 log = logging.getLogger("mpiparallel.cluster")
 
+TOLD = 10.0  # seconds for a controller to take a message
 COMES_BACK = 3.0  # seconds within which a controller that has died should be there again
 
 
@@ -32,6 +39,8 @@ class ControllerKeeper:
     """What `Cluster` does with its controller."""
 
     folder: Path
+    host: str
+    connect_client_sync: Callable[..., Client]
     cluster_file: Path
     cluster_id: str
     config: Config
@@ -170,6 +179,25 @@ class ControllerKeeper:
             if self.controller.running or time.monotonic() > deadline:
                 return
             time.sleep(0.02)
+
+    def _tell_to_stop(self) -> bool:
+        """Tell a controller to stop that signals cannot reach, or not alone; return whether it was told."""
+        assert self.controller is not None
+        process = self.controller.process
+        if not isinstance(process, Job):
+            if self.host == socket.gethostname():
+                return False
+            self.connect_client_sync().shutdown(hub=True)
+            return True
+        if process.has_own_signals or process.what_it_waits_for() or not process.running:
+            return False
+        try:
+            with self.connect_client_sync(timeout=TOLD) as client:
+                client.shutdown(hub=True, block=True)
+        except (IPythonError, RuntimeError, TimeoutError) as error:
+            log.warning("the controller cannot be told to stop, and is ended: %s", error)
+            return False
+        return True
 
     def _await_new_controller(self) -> None:
         """Wait until one that is just being started again has said where it is."""

@@ -79,12 +79,15 @@ class System(ABC):
         Of its templates, which are in the folder `name`.
     hostfile : str
         What a job has the list of its hosts in, for an mpiexec that does not ask Slurm by itself.
+    signals_alone : bool
+        Whether a signal can be sent to the batch script and nothing else of a job.
     """
 
     name: str
     title: str
     suffix: str
     hostfile: str = ""
+    signals_alone: bool = False
 
     @abstractmethod
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:

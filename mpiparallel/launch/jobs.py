@@ -258,6 +258,11 @@ class Job:
     def name(self) -> str:
         return f"job {self.id}"
 
+    @property
+    def has_own_signals(self) -> bool:
+        """Whether signals reach what they are for, and not the whole job."""
+        return self._queue.system.signals_alone
+
     def info(self, max_age: float | None = None) -> JobInfo:
         """Return what the batch system says of it, not older than so many seconds."""
         return self._queue.info(self.id, max_age)

@@ -112,11 +112,13 @@ class Controller(Launched):
         super().__init__(process)
         self.command = list(command)  # that has started it, if that was done here
 
-    def stop(self) -> None:
-        """Ask it to stop its worlds and itself; kill it if it does not in time."""
+    def stop(self, told: bool = False) -> None:
+        """Ask it to stop its worlds and itself, if it was not `told`; kill it if it does not in time."""
         self.process.asked_to_stop = True
         # One word is enough: a second would tell it to hurry, and engines could not end in order.
-        if self.process.has_lifeline:
+        if told:
+            pass
+        elif self.process.has_lifeline:
             self.process.close_lifeline()
         else:
             self.process.send_signal(signal.SIGTERM)

@@ -208,6 +208,7 @@ class Slurm(System):
     name = "slurm"
     title = "Slurm"
     suffix = "sbatch"
+    signals_alone = True
 
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
         command = ["sbatch", "--parsable", *arguments, str(script)]
