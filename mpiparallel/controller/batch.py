@@ -18,6 +18,7 @@ from mpiparallel.controller.state import World
 
 SILENT = 3.0  # times the heartbeat for which a world may say nothing
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds between questions, the last again and again
+SUSPECT_FOR = 5.0  # seconds for which the end of a world is held back until its job is known to have ended
 ANSWERS = 0.03  # seconds between looks for an answer
 MAX_AT_ONCE = 4  # programs that run at the same time
 
@@ -65,6 +66,7 @@ class Jobs:
         self._silent = SILENT * heartbeat
         self._ask, self._can_ask = ask, can_ask
         self._cases: dict[str, _Case] = {}
+        self._suspected: dict[str, tuple[str, float]] = {}  # what is told, at the latest when
 
     def close(self) -> None:
         for case in self._cases.values():
@@ -77,38 +79,55 @@ class Jobs:
         job = batchjob.named(world.hello.job, world.hello.restarts)
         return job is not None and self._can_ask(job)
 
+    def suspect(self, world: World, reason: str, now: float) -> None:
+        """Look into a world that was ended for `reason`, behind which the batch system may be."""
+        self._suspected.setdefault(world.name, (reason, now + SUSPECT_FOR))
+
     def due(self, now: float) -> float:
         """Return when `look` has something to do: a time, or infinity."""
+        if self._suspected.keys() - self._cases.keys():
+            return now
         if any(case.question is not None for case in self._cases.values()):
             return now + ANSWERS
         return min((case.ask_at for case in self._cases.values()), default=float("inf"))
 
     def look(self, worlds: Iterable[World], now: float) -> list[Finding]:
         """Return what has been found out about worlds that are cut off or silent."""
+        all_worlds = {world.name: world for world in worlds}
+        for name in self._suspected.keys() - all_worlds.keys():
+            del self._suspected[name]
         suspects = {
-            world.name: world
-            for world in worlds
-            if world.hello.job
-            and not world.watched
-            and (world.peer is None or now - world.heard > self._silent)
+            name: world
+            for name, world in all_worlds.items()
+            if name in self._suspected or self._is_suspect(world, now)
         }
         for name in self._cases.keys() - suspects.keys():
-            case = self._cases.pop(name)
-            if case.question is not None:
-                case.question.close()
+            self._forget(name)
         for name, world in suspects.items():
             if name not in self._cases and self.knows(world):
                 job = batchjob.named(world.hello.job, world.hello.restarts)
                 assert job is not None
                 self._cases[name] = _Case(job, list(dict.fromkeys(world.hello.hosts)), now)
-        findings = []
+        findings = [Finding(name, why) for name, (why, until) in self._suspected.items() if now >= until]
+        for late in findings:
+            self._forget(late.world)
         for name, case in list(self._cases.items()):
             finding = self._go_on(name, case, now)
             if finding is not None:
                 findings.append(finding)
                 if not finding.runs:
-                    del self._cases[name]
+                    self._forget(name)
         return findings
+
+    def _is_suspect(self, world: World, now: float) -> bool:
+        silent = world.peer is None or now - world.heard > self._silent
+        return bool(world.hello.job) and not world.watched and silent
+
+    def _forget(self, name: str) -> None:
+        self._suspected.pop(name, None)
+        case = self._cases.pop(name, None)
+        if case is not None and case.question is not None:
+            case.question.close()
 
     def doubt(self, world: World, reason: str) -> bool:
         """Look whether a host of a world has gone before it is told that the world ended for `reason`.
@@ -144,6 +163,8 @@ class Jobs:
             facts = facts._replace(phase="waits")  # it has had its other turn already
         if facts.phase in ("ended", "waits"):
             return self._ask_more(name, case, facts)
+        if facts.phase == "runs" and name in self._suspected:
+            return Finding(name, self._suspected[name][0])
         return Finding(name, "", runs=True) if facts.phase == "runs" else None
 
     def _ask_more(self, name: str, case: _Case, facts: Facts) -> Finding | None:

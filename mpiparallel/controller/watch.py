@@ -112,6 +112,9 @@ class Watch:
             log.warning("client %s is lost: %s", loss.client, loss.reason)
             return self._hub.client_died(loss.client)
         world = state.worlds.get(loss.world)
+        if world is not None and not world.hello.survives and self._jobs.knows(world):
+            self._jobs.suspect(world, loss.reason, now)  # the end of its job may be behind that
+            return []
         return self._lose_engines(world, loss.engines, loss.reason, now) if world is not None else []
 
     def _lose_engines(self, world: World, engines: list[int], reason: str, now: float) -> list[Send]:

@@ -233,6 +233,29 @@ def test_hosts_are_looked_at_before_an_end_is_told_that_nobody_explains(batch: F
     ]
 
 
+@pytest.mark.parametrize(
+    ("answer", "text"), [(CANCELLED, "job 75 was cancelled"), (RUNNING, "rank 0 was killed (SIGTERM)")]
+)
+def test_who_was_behind_a_sigterm(batch: FakeBatch, answer: str, text: str) -> None:
+    """Of a world on this host, whose process was seen to end."""
+    world = batch.world(connected=True)
+    world.watched = True
+    batch.jobs.suspect(world, "rank 0 was killed (SIGTERM)", batch.now)
+    assert batch.say(COMPLETING) == []
+    found = batch.say(answer, *([""] if answer is CANCELLED else []))
+    assert found == [Finding("w", text)]
+    assert batch.look(100.0) == []
+
+
+def test_what_is_held_back_is_told_when_nobody_answers(batch: FakeBatch) -> None:
+    world = batch.world(connected=True)
+    batch.jobs.suspect(world, "rank 0 was killed (SIGTERM)", batch.now)
+    batch.look(1.0)
+    found = [one for _ in range(10) for one in batch.look(1.0)]
+    assert found == [Finding("w", "rank 0 was killed (SIGTERM)")]
+    assert batch.asked[0].closed
+
+
 def test_a_world_on_one_host_needs_no_such_look(batch: FakeBatch) -> None:
     world = batch.world()
     alone = World("x", None, HelloWorld("v", "x", ["node4", "node4"], [1, 2], job="slurm:75"), 0.0)

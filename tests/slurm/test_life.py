@@ -140,25 +140,59 @@ def test_a_time_limit_a_requeue_a_scancel_and_a_job_that_comes_late(
 def test_nodes_that_are_killed_and_unplugged(
     cluster: Cluster, slurm: Slurm, victims: list[str]
 ) -> None:
-    """A job of two nodes loses one; another's bridge falls silent. Nothing is left when the cable is back."""
+    """Jobs lose a node, the node of their bridge, and that of their controller. Nothing is left of them."""
     client = cluster.connect_client_sync()
-    killed = start(cluster, "killed", victims[:2])
-    unplugged = start(cluster, "unplugged", victims[2:3])
-    engines = {name: ids_of(client, name) for name in ("killed", "unplugged")}
-    tasks = {name: occupy(client, engines[name]) for name in engines}
-    slurm.node("kill", victims[1])
-    slurm.node("unplug", victims[2])
-    told = words(tasks["killed"], NOTICED)
-    assert f"node {victims[1]} " in told and ("failed" in told or "does not answer" in told), told
-    told = words(tasks["unplugged"], NOTICED)
-    assert f"node {victims[2]} failed" in told, told
-    assert f"job {unplugged}" in told
-    assert client.ids == []
-    assert wait_until(lambda: state_of(killed) in ("NODE_FAIL", "FAILED", "COMPLETED", "CANCELLED"), NOTICED)
-    assert left_of(unplugged), "nobody could reach them there"
-    slurm.node("plug", victims[2])
-    assert wait_until(lambda: not left_of(unplugged), SOON), left_of(unplugged)
-    client.close()
+    killed = start(cluster, "killed", victims[1:])
+    unplugged = start(cluster, "unplugged", victims[:1])
+    other, its_client, whole = inside(victims[:2])  # the controller is on the first node
+    try:
+        engines = {name: ids_of(client, name) for name in ("killed", "unplugged")}
+        tasks = {name: occupy(client, engines[name]) for name in engines}
+        its_tasks = occupy(its_client, its_client.ids)
+        slurm.node("kill", victims[2])
+        slurm.node("unplug", victims[0])
+        told = words(tasks["killed"], NOTICED)
+        assert f"node {victims[2]} " in told and ("failed" in told or "does not answer" in told), told
+        told = words(tasks["unplugged"], NOTICED)
+        assert f"node {victims[0]} failed" in told, told
+        assert f"job {unplugged}" in told
+        assert client.ids == []
+        told = words(its_tasks, NOTICED)
+        assert told.count(f"The controller on {victims[0]} is gone: node {victims[0]} failed") == 2, told
+        assert f"with it job {whole} has ended" in told
+        assert wait_until(lambda: state_of(killed) not in ("RUNNING", "COMPLETING"), NOTICED)
+        assert left_of(unplugged), "nobody can reach them there"
+        slurm.node("plug", victims[0])
+        for job in (unplugged, whole):
+            assert wait_until(lambda: not left_of(job), SOON), left_of(job)  # noqa: B023
+    finally:
+        its_client.close()
+        other.stop_cluster_sync()
+        client.close()
+
+
+def test_a_cluster_in_one_job_is_cancelled(victims: list[str]) -> None:
+    cluster, client, job = inside(victims[2:3])
+    try:
+        result = occupy(client, client.ids)
+        subprocess.run(["scancel", job], check=True)
+        assert f"job {job} was cancelled" in words(result, 30.0)
+        assert wait_until(lambda: client._connection.gone, SOON)
+        assert f"job {job} was cancelled" in str(client._connection.gone)
+        assert wait_until(lambda: not left_of(job), SOON), left_of(job)
+    finally:
+        client.close()
+        cluster.stop_cluster_sync()
+
+
+def inside(nodes: list[str]) -> tuple[Cluster, Client, str]:
+    """Start a cluster as one job on these nodes; return a client of its two engines, and the job's id."""
+    cluster = Cluster(
+        engines="slurm", controller="slurm", n=2, cluster_id=f"in{nodes[0]}", nodes=len(nodes), time="5:00",
+        batch_args=[f"--nodelist={','.join(nodes)}"],
+    )  # fmt: skip
+    client = cluster.start_and_connect_sync()
+    return cluster, client, client._connection.info.job
 
 
 def test_a_cluster_that_nobody_uses_gives_its_nodes_back(victims: list[str]) -> None:
