@@ -64,6 +64,7 @@ def run(request: WorldRequest, where: Allocation, which: argv.MPI, by: str) -> E
         environ, which, n=ranks, cores=where.ntasks, root=os.geteuid() == 0, log=str(request.log)
     )
     environment = allocation.outside_of_step(environment) | {"MPIPARALLEL_SRUN_MPI": by}
+    environment["MPIPARALLEL_WARN_BEFORE"] = str(options.warn_before)
     environment.setdefault("MPIPARALLEL_ORPHAN_AFTER", local.ORPHAN_PATIENCE)
     process = Step.start(command, log=request.log, environ=environment)
     process.job, process.step = where.job, step
