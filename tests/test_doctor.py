@@ -802,6 +802,31 @@ def test_the_command_for_programs(laptop: dict[str, str]) -> None:
     assert statuses["ranks here"] == "ok" and statuses["batch system"] == "skip"
 
 
+def test_ctrl_c_ends_all_that_runs(laptop: dict[str, str], tmp_path: Path) -> None:
+    child_file = tmp_path / "child"
+    hanging = program(
+        tmp_path / "mpiexec",
+        '[ "$1" = --version ] && { echo "mpiexec (Open MPI) 5.0.11"; exit; }\n'
+        f"trap '' TERM INT\necho $$ > {child_file}\nexec sleep 300\n",
+    )
+    environ = {
+        **laptop,
+        "MPIPARALLEL_MPIEXEC": str(hanging),
+        "TERM": "xterm",
+        "PATH": laptop["PATH"] + ":/bin",
+    }
+    child = pexpect.spawn(
+        sys.executable, ["-m", "mpiparallel.cli", "doctor"], env=environ, encoding="utf-8", timeout=60
+    )
+    assert wait_until(lambda: child_file.exists() and child_file.read_text().strip(), 60.0)
+    pid = int(child_file.read_text())
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130 and "Traceback" not in (child.before or "")
+    assert wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 5.0)
+
+
 @pytest.mark.mpi
 def test_the_command_for_people(laptop: dict[str, str]) -> None:
     """In a terminal of 80 columns; in colours, and nothing is left of what was shown meanwhile."""

@@ -6,11 +6,15 @@ import argparse
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from mpiparallel import launchoptions
 from mpiparallel.commandline import arguments, exits
 from mpiparallel.commandline.printing import say
 from mpiparallel.config import Config
+
+if TYPE_CHECKING:
+    from mpiparallel.doctor.finding import Context, Finding
 
 EXAMPLES = """\
   mpiparallel doctor                             this machine, and Slurm if it is there
@@ -45,7 +49,7 @@ def add(subcommands: arguments.Subcommands) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Run all checks."""
-    from mpiparallel.doctor import checks, report
+    from mpiparallel.doctor import bounded, checks
     from mpiparallel.doctor.finding import Context
 
     began = time.monotonic()
@@ -59,15 +63,26 @@ def run(options: argparse.Namespace, config: Config) -> int:
         config, settings, dict(os.environ), python, began + checks.TOGETHER,
         profile=profile, given=frozenset(arguments.given(options)), problem=problem,
     )  # fmt: skip
-    if options.json:
+    try:
+        found = _print(context, profile, began, json=options.json)
+    finally:
+        bounded.end_all()
+    return exits.FAILED if any(one.status == "fail" for one in found) else exits.DONE
+
+
+def _print(context: Context, profile: str, began: float, *, json: bool) -> list[Finding]:
+    """Run all checks and print what they find, as they find it."""
+    from mpiparallel.doctor import checks, report
+
+    if json:
         found = list(checks.examine(context))
         say(report.as_json(found, profile, time.monotonic() - began))
-    else:
-        with report.Printer() as printer:
-            printer.print(report.heading(profile))
-            found = []
-            for one in checks.examine(context, begins=printer.begins):
-                printer.finding(one)
-                found.append(one)
-            printer.print(report.summary(found))
-    return exits.FAILED if any(one.status == "fail" for one in found) else exits.DONE
+        return found
+    found = []
+    with report.Printer() as printer:
+        printer.print(report.heading(profile))
+        for one in checks.examine(context, begins=printer.begins):
+            printer.finding(one)
+            found.append(one)
+        printer.print(report.summary(found))
+    return found

@@ -16,6 +16,8 @@ from mpiparallel.launch.processes import Process
 _CHATTER = re.compile(r"^srun: (launch/slurm: |error: \S+: tasks? \S+: |Job step aborted|Warning: can't run)")
 GRACE = 2.0  # seconds to end in order, for a program that took too long
 
+_running: set[Process] = set()
+
 
 @dataclass(frozen=True)
 class Run:
@@ -63,12 +65,20 @@ def run(argv: Sequence[str], limit: float, environ: Mapping[str, str], *, mpiexe
             process = Process.start(argv, log=Path(folder) / "log", environ=environ, mpiexec=mpiexec)
         except LaunchError as error:
             return Run(argv, 127, str(error), time.monotonic() - began)
+        _running.add(process)
         try:
             ended = process.wait(limit)
             seconds = time.monotonic() - began
         finally:
             process.stop(GRACE)
+            _running.discard(process)
         text = process.tail(2000)
         code = process.exit_code if ended else None
         process.close()
     return Run(argv, code, text, seconds)
+
+
+def end_all() -> None:
+    """End what still runs, when nobody waits for it any more: who looks on has pressed Ctrl-C."""
+    for process in list(_running):
+        process.kill()
