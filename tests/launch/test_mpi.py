@@ -51,6 +51,7 @@ def test_a_wish_that_is_no_program(tmp_path: Path) -> None:
         find_mpiexec({"MPIPARALLEL_MPIEXEC": str(tmp_path / "mpiexec")})
 
 
+@pytest.mark.mpi
 def test_the_real_one() -> None:
     assert detect(find_mpiexec(os.environ)).dialect in (Dialect.OPENMPI, Dialect.MPICH, Dialect.INTELMPI)
 
