@@ -40,6 +40,7 @@ def start(slurm: Slurm, capfd: pytest.CaptureFixture[str]) -> Any:
     return start
 
 
+@pytest.mark.anympi
 def test_a_wrong_partition(start: Any) -> None:
     said = start(partition="nosuch")
     assert "invalid partition" in said  # word for word
@@ -47,12 +48,14 @@ def test_a_wrong_partition(start: Any) -> None:
     assert "partition=" in said and "-p" in said
 
 
+@pytest.mark.anympi
 def test_more_than_the_partition_has(start: Any) -> None:
     """Slurm takes such a job, and would let it wait for ever."""
     said = start(partition="short", nodes=1, cpus_per_task=999)
     assert "main (default, " in said and "CPUs" in said
 
 
+@pytest.mark.anympi
 def test_no_modules_on_the_nodes(start: Any) -> None:
     said = start(modules=["nosuch/1.0"], environment={"MODULESHOME": "", "LMOD_PKG": ""})
     assert "there is no command 'module' on node" in said
@@ -70,6 +73,7 @@ def with_modules(tmp_path: Path) -> dict[str, str]:
     return {"BASH_ENV": str(file)}
 
 
+@pytest.mark.anympi
 def test_a_missing_module(start: Any, with_modules: dict[str, str]) -> None:
     said = start(modules=["good", "nosuch/1.0"], environment=with_modules)
     assert "ERROR: Unable to locate a modulefile for 'nosuch/1.0'" in said  # word for word
@@ -84,12 +88,14 @@ def test_a_way_of_srun_for_another_mpi(start: Any, srun_mpi: str) -> None:
     assert said.index("srun_mpi") < 600, "what to do comes before what libraries say"
 
 
+@pytest.mark.anympi
 def test_a_way_that_srun_does_not_know(start: Any, srun_mpi: str) -> None:
     said = start(srun_mpi="nosuch")
     assert "srun_mpi='nosuch': this srun knows" in said
     assert f"Use '{srun_mpi}', or leave it out" in said
 
 
+@pytest.mark.anympi
 def test_a_python_that_nodes_do_not_have(start: Any) -> None:
     said = start(python="/nosuch/bin/python")
     assert "no such Python where engines run" in said and "(python)" in said
@@ -110,6 +116,7 @@ def full_disk(root: None, tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.anympi
 def test_a_full_disk_for_the_log(start: Any, full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPIPARALLEL_STATE", str(full_disk))
     said = start()
@@ -118,6 +125,7 @@ def test_a_full_disk_for_the_log(start: Any, full_disk: Path, monkeypatch: pytes
     assert [path for path in full_disk.rglob("*") if path.is_file()] == [full_disk / "old"]
 
 
+@pytest.mark.anympi
 def test_a_full_disk_by_the_command(full_disk: Path, command: list[str]) -> None:
     environ = {**os.environ, "MPIPARALLEL_STATE": str(full_disk)}
     began = time.monotonic()
@@ -130,12 +138,14 @@ def test_a_full_disk_by_the_command(full_disk: Path, command: list[str]) -> None
     assert time.monotonic() - began < SOON
 
 
+@pytest.mark.anympi
 def test_a_controller_that_listens_on_its_host_only(start: Any, separate: None) -> None:
     said = start(controller_ip="127.0.0.1")
     assert "tried from node" in said and "tcp://127.0.0.1:" in said and "Connection refused" in said
     assert "controller_ip='0.0.0.0'" in said and "--ip" in said
 
 
+@pytest.mark.anympi
 def test_a_controller_that_nodes_have_no_way_to(start: Any, far_address: tuple[str, str]) -> None:
     node, address = far_address
     said = start(controller_ip=address, batch_args=[f"--nodelist={node}"])
@@ -143,6 +153,7 @@ def test_a_controller_that_nodes_have_no_way_to(start: Any, far_address: tuple[s
     assert "firewall" in said
 
 
+@pytest.mark.anympi
 def test_what_is_said_by_the_command(command: list[str], slurm: Slurm) -> None:
     """In one line or a few, on stderr, with exit code 1."""
     program = (

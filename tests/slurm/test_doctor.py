@@ -83,18 +83,21 @@ def test_a_way_of_srun_for_another_mpi(examine: Examine, srun_mpi: str) -> None:
     assert found["ranks in a job"].status == "ok"
 
 
+@pytest.mark.anympi
 def test_a_wrong_partition(examine: Examine) -> None:
     found = examine(partition="nosuch")
     assert found["Slurm"].status == "fail" and "main, short (main is the default)" in found["Slurm"].remedy
     assert "a job" not in found
 
 
+@pytest.mark.anympi
 def test_a_job_that_cannot_be(examine: Examine) -> None:
     found = examine(mem="900T")
     assert found["a job"].status == "fail" and "Memory specification" in found["a job"].words
     assert "What there is: main" in found["a job"].remedy
 
 
+@pytest.mark.anympi
 def test_no_job_in_time(examine: Examine, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait long, and leaves nothing behind. A job for tomorrow is as good as a full queue."""
     monkeypatch.setattr(jobs, "QUEUE", 3.0)
@@ -104,6 +107,7 @@ def test_no_job_in_time(examine: Examine, slurm: Slurm, monkeypatch: pytest.Monk
     assert not [job for job in machine.jobs(os.environ[machine.TAG]) if "doctor" in job.name]
 
 
+@pytest.mark.anympi
 def test_modules_that_nodes_do_not_have(examine: Examine, tmp_path: Path, slurm: Slurm) -> None:
     """The login node has them, in a folder of its own."""
     (tmp_path / ".bash_profile").write_text(
@@ -119,6 +123,7 @@ def test_modules_that_nodes_do_not_have(examine: Examine, tmp_path: Path, slurm:
         assert "module avail" in found["modules, node"].remedy
 
 
+@pytest.mark.anympi
 def test_a_python_that_nodes_do_not_have(examine: Examine, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\n[ -n "$SLURM_PROCID" ] && exit 127\nexec {sys.executable} "$@"\n')
@@ -139,6 +144,7 @@ def unshared(root: None, separate: None, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.anympi
 def test_a_folder_that_nodes_do_not_see(
     examine: Examine, unshared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_folder_that_nodes_do_not_see(
     assert "MPIPARALLEL_STATE" in found["shared folder"].remedy
 
 
+@pytest.mark.anympi
 def test_a_host_that_nodes_have_no_way_to(examine: Examine, far_address: tuple[str, str]) -> None:
     node, address = far_address
     found = examine(controller_ip=address, batch_args=[f"--nodelist={node}"], only={"Slurm", "a job"})
@@ -179,6 +186,7 @@ def test_hosts_behind_ssh(examine: Examine, tmp_path: Path) -> None:
     assert unknown["ssh host"].status == "fail" and "no host of this name" in unknown["ssh host"].remedy
 
 
+@pytest.mark.anympi
 def test_an_ordinary_user(person: Any) -> None:
     """The whole command; other nodes than ours may be asked, for a moment."""
     done = person.run(person.python, "-m", "mpiparallel.cli", "doctor", "--json", timeout=90.0)
