@@ -31,7 +31,8 @@ def main(words: list[str]) -> int:
         try:
             slurm = machine.start(machine.NODES * len(pythons))
         except machine.NoSlurm as error:
-            environ[machine.WHY_NOT] = str(error)  # each test is skipped, and says so
+            environ[machine.WHY_NOT] = str(error)  # each test is skipped, and says so, too
+            print(f"tests on Slurm are skipped: {error}", flush=True)
             mine = False
     try:
         failed = _run(pythons, options, slurm, environ)
