@@ -175,9 +175,10 @@ def test_the_time_limit_strikes(submit: Submit) -> None:
     process = submit(HANG, "script.py", "--follow", "-t", "1")
     job = job_of(process)
     output, errors = process.communicate(timeout=200)
+    assert f"job {job} reached its time limit of 1:00" in errors, output + errors
+    assert process.returncode in (137, 143)
     assert f"job {job} reaches its time limit in about 60 s" in output
     assert "DUE TO TIME LIMIT" in output
-    assert process.returncode in (137, 143) and f"job {job} reached its time limit of 1:00" in errors
 
 
 def test_ctrl_c_leaves_the_job_alone_and_again_ends_it(submit: Submit, command: list[str]) -> None:
