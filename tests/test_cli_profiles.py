@@ -317,6 +317,20 @@ def test_who_finds_no_cluster_is_told_how_to_start_that_very_one(run: Run, state
         Client(profile="hpc", cluster_id="a", timeout=0)
 
 
+def test_a_slip_in_the_name_of_a_profile(run: Run, site: Path) -> None:
+    (site / "hpc.toml").touch()
+    done = run("start", "-n", 0, "--profile", "hcp", "--daemonize", "--json")
+    assert done.stderr == (
+        "mpiparallel: the profile 'hcp' has no file, so that it is a name only. Did you mean 'hpc'?\n"
+    )
+    started = json.loads(done.stdout)
+    assert (started["profile"], started["engines"], started["state"]) == ("hcp", 0, "running")
+    with Client(started["connection_file"]) as client:
+        assert client.ids == []
+    assert run("stop", "--profile", "hcp").returncode == 0
+    assert run("start", "-n", 0, "--json").returncode == 2
+
+
 def test_who_reads_the_output_may_have_seen_enough(state: Path) -> None:
     command = f"{sys.executable} -m mpiparallel profile show --all | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)

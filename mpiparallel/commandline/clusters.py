@@ -11,10 +11,10 @@ from types import FrameType
 from typing import Any
 
 from mpiparallel import cluster_file as files
-from mpiparallel import connection_file
+from mpiparallel import connection_file, profiles
 from mpiparallel.cluster import Cluster
 from mpiparallel.commandline import exits
-from mpiparallel.commandline.printing import fail, say
+from mpiparallel.commandline.printing import fail, note, say
 from mpiparallel.config import Config
 from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.launched import Launched, attach
@@ -108,6 +108,14 @@ def expect_jobs(folders: Iterable[Path]) -> None:
     for folder in folders:
         for record in files.records(folder):
             attach(record)
+
+
+def doubt_profile(options: argparse.Namespace, config: Config) -> None:
+    """Warn of a profile that has no settings when one of a similar name has: it may be a slip."""
+    near = profiles.similar(options.profile, config) if options.profile else ""
+    if near:
+        unknown = f"the profile {options.profile!r} has no file, so that it is a name only"
+        note(f"{unknown}. Did you mean {near!r}?")
 
 
 def how(options: argparse.Namespace) -> str:

@@ -20,6 +20,11 @@ def fail(error: object, code: int) -> int:
     return code
 
 
+def note(text: str) -> None:
+    """Say something beside the matter, on stderr."""
+    print(f"mpiparallel: {text}", file=sys.stderr)
+
+
 def print_json(value: object) -> None:
     """Print `value` as JSON, a line for each thing in it."""
     say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mpiparallel.cluster import Cluster
-from mpiparallel.commandline import arguments, exits, jobs
+from mpiparallel.commandline import arguments, clusters, exits, jobs
 from mpiparallel.commandline.printing import fail
 from mpiparallel.config import Config
 
@@ -54,6 +54,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     trouble = copies(os.environ)
     if trouble:
         return exits.USAGE if trouble == AGAIN else fail(trouble, exits.USAGE)
+    clusters.doubt_profile(options, config)
     given = arguments.given(options)
     cluster = Cluster(
         profile=options.profile,
