@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import wait_until
@@ -21,7 +22,6 @@ from slurm import machine
 from slurm.ssh import MISSING, Ssh
 
 pytestmark = [
-    pytest.mark.mpi,
     pytest.mark.usefixtures("separate"),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
@@ -74,6 +74,7 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not left
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("shared", [True, False])
 def test_engines_there(far: str, shared: bool, request: pytest.FixtureRequest) -> None:
     if not shared:
@@ -83,6 +84,7 @@ def test_engines_there(far: str, shared: bool, request: pytest.FixtureRequest) -
         assert rc._connection.info.host == socket.gethostname()
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("shared", [True, False])
 def test_all_there(far: str, shared: bool, request: pytest.FixtureRequest) -> None:
     if not shared:
@@ -99,6 +101,7 @@ def test_the_controller_there_and_engines_here(far: str, own_folder: Path) -> No
         assert places(rc) == [(here, 0, 2), (here, 1, 2)]
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("what", ["engines", "controller"])
 def test_what_runs_there_ends_with_its_ssh(far: str, what: str) -> None:
     """The fixture looks for processes that are left, on all nodes."""
@@ -136,23 +139,22 @@ def test_nothing_is_left_when_the_program_is_killed(far: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("what", "options", "says"),
     [
-        ({"host": "nowhere.invalid"}, r"No host has that name here"),
-        ({"host": "far", "ssh_args": ["-p", "9"]}, r"No ssh server answers there"),
-        ({"host": "far", "ssh_args": ["-i", "/dev/null", "-F", "/dev/null", "-p", "PORT"]}, r"ssh HOST"),
-        ({"host": "far", "python": "/no/python"}, r"no such Python"),
-        ({"host": "far", "mpiexec": "/no/mpiexec"}, r"MPIPARALLEL_MPIEXEC='/no/mpiexec' is no program"),
+        ("engines", {"host": "nowhere.invalid"}, r"No host has that name here"),
+        ("engines", {"host": "far", "ssh_args": ["-p", "9"]}, r"No ssh server answers there"),
+        ("engines", {"host": "far", "mpiexec": "/no/mpiexec"}, r"MPIPARALLEL_MPIEXEC='/no/mpiexec' is no program"),
+        ("controller", {"host": "far", "python": "/no/python"}, r"no such Python"),
     ],
 )
-@pytest.mark.parametrize("what", ["engines", "controller"])
-def test_what_can_go_wrong(far: str, options: dict[str, object], says: str, what: str) -> None:
-    if "PORT" in str(options):
-        answer = subprocess.run(["ssh", "-G", "far"], capture_output=True, text=True, check=True).stdout
-        about = dict(line.split(" ", 1) for line in answer.splitlines())
-        words = [about["port"] if word == "PORT" else word for word in options["ssh_args"]]  # type: ignore[attr-defined]
-        options = {**options, "host": about["hostname"], "ssh_args": words}
-    if what == "controller" and "mpiexec" in options:
-        pytest.skip("a controller needs no mpiexec")
+def test_what_can_go_wrong(far: str, what: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(LaunchError, match=says):
-        ipp.Cluster(n=2, **{"engines": "mpi", what: "ssh"}, **options).start_and_connect_sync()  # type: ignore[arg-type]
+        ipp.Cluster(n=2, **{what: "ssh"}, **options).start_and_connect_sync()
+
+
+def test_ssh_is_not_let_in(far: str) -> None:
+    answer = subprocess.run(["ssh", "-G", "far"], capture_output=True, text=True, check=True).stdout
+    about = dict(line.split(" ", 1) for line in answer.splitlines())
+    args = ["-i", "/dev/null", "-F", "/dev/null", "-o", "UserKnownHostsFile=/dev/null", "-p", about["port"]]
+    with pytest.raises(LaunchError, match="ssh HOST"):
+        ipp.Cluster(n=2, engines="ssh", host=about["hostname"], ssh_args=args).start_and_connect_sync()
