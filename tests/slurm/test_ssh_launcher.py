@@ -143,7 +143,7 @@ def test_nothing_is_left_when_the_program_is_killed(far: str, tmp_path: Path) ->
     [
         ("engines", {"host": "nowhere.invalid"}, r"No host has that name here"),
         ("engines", {"host": "far", "ssh_args": ["-p", "9"]}, r"No ssh server answers there"),
-        ("engines", {"host": "far", "mpiexec": "/no/mpiexec"}, r"MPIPARALLEL_MPIEXEC='/no/mpiexec' is no program"),
+        ("engines", {"host": "far", "mpiexec": "/no/mpiexec"}, r"/no/mpiexec. is no program"),
         ("controller", {"host": "far", "python": "/no/python"}, r"no such Python"),
     ],
 )
