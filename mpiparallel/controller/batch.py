@@ -85,11 +85,13 @@ class Jobs:
 
     def due(self, now: float) -> float:
         """Return when `look` has something to do: a time, or infinity."""
+        if not self._cases and not self._suspected:
+            return float("inf")
         if self._suspected.keys() - self._cases.keys():
             return now
         if any(case.question is not None for case in self._cases.values()):
             return now + ANSWERS
-        return min((case.ask_at for case in self._cases.values()), default=float("inf"))
+        return min(case.ask_at for case in self._cases.values())
 
     def look(self, worlds: Iterable[World], now: float) -> list[Finding]:
         """Return what has been found out about worlds that are cut off or silent."""
