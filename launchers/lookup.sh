@@ -57,7 +57,7 @@ fi
 
 if [ -n "$job" ]; then
     if command -v squeue >/dev/null; then
-        tell job "$(squeue -h -t all -j "$job" -o '%T|%r|%S|%B' 2>&1 | head -n 1)"
+        tell job "$(squeue -h -t all -j "$job" -o '%T|%r|%S|%B|%A' 2>&1 | head -n 1)"
     else
         tell nosqueue
     fi

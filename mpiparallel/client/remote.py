@@ -107,7 +107,7 @@ class Answer:
     state: str = ""  # the folder where clusters are
     command: str = ""  # where mpiparallel is, in the PATH of a shell without a terminal
     looked: str = ""  # for this one file
-    job: str | None = None  # the state of the job, as Slurm says it
+    job: str | None = None  # what Slurm says of the job: state|reason|start|host|number
     found: list[Found] = field(default_factory=list)  # the newest first
 
 
@@ -179,9 +179,11 @@ def choose(answer: Answer, wanted: Wanted, destination: str) -> Found:
             "elsewhere. Without a path, the clusters are looked up there."
         )
     if wanted.job:
-        ours = [one for one in answer.found if wanted.job in one.jobs or job_of(one) == wanted.job]
+        # A job of an array has a number of its own, too.
+        names = {wanted.job, (answer.job or "").rpartition("|")[2]} - {""}
+        ours = [one for one in answer.found if names & {job_of(one), *one.jobs}]
         if _is_over(answer):  # files of a controller that was killed stay
-            ours = [one for one in ours if job_of(one) != wanted.job]
+            ours = [one for one in ours if job_of(one) not in names]
         if ours:
             return _alive(ours, wanted, answer, destination)
         raise _no_job(answer, wanted, destination)

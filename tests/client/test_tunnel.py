@@ -264,13 +264,13 @@ def test_a_file_for_engines(tmp_path):
 def test_the_state_of_a_job_is_told(tmp_path):
     command = tmp_path / "bin" / "squeue"
     command.parent.mkdir()
-    command.write_text('#!/bin/sh\necho "$*" >&2\nprintf "PENDING|Resources|N/A|n/a\\nmore\\n"\n')
+    command.write_text('#!/bin/sh\necho "$*" >&2\nprintf "PENDING|Resources|N/A|n/a|12\\nmore\\n"\n')
     command.chmod(0o755)
     path = {"PATH": f"{command.parent}:{os.environ['PATH']}"}
     answer = answer_of(tmp_path, Wanted(job="12"), path)
-    assert answer.job == "-h -t all -j 12 -o %T|%r|%S|%B"  # stderr comes, too, and first
-    command.write_text('#!/bin/sh\nprintf "PENDING|Resources|N/A|n/a\\nmore\\n"\n')
-    assert answer_of(tmp_path, Wanted(job="12"), path).job == "PENDING|Resources|N/A|n/a"
+    assert answer.job == "-h -t all -j 12 -o %T|%r|%S|%B|%A"  # stderr comes, too, and first
+    command.write_text('#!/bin/sh\nprintf "PENDING|Resources|N/A|n/a|12\\nmore\\n"\n')
+    assert answer_of(tmp_path, Wanted(job="12"), path).job == "PENDING|Resources|N/A|n/a|12"
 
 
 def test_without_slurm_a_job_has_no_state(tmp_path):
@@ -319,6 +319,27 @@ def test_choices(wanted, chosen):
         found("default/cluster"),
     )
     assert remote.choose(several, wanted, "login").path == f"/state/{chosen}/client.json"
+
+
+def test_a_job_of_an_array():
+    several = answer(found("a/cluster", job="50"), job="RUNNING|None|N/A|node1|50")
+    assert remote.choose(several, Wanted(job="48_1"), "login").path == "/state/a/cluster/client.json"
+
+
+@pytest.mark.parametrize(
+    "state", ["CANCELLED|None|N/A|node1|9", "slurm_load_jobs error: Invalid job id specified"]
+)
+def test_files_of_a_job_that_was_killed_stay(state):
+    several = answer(found("a/cluster", job="9"), job=state)
+    with pytest.raises(error.TunnelError, match=r"has ended|there is no job 9"):
+        remote.choose(several, Wanted(job="9"), "login")
+    with pytest.raises(ClusterEnded, match="job 9, which the controller was in, has ended"):
+        remote.choose(several, Wanted("/state/a/cluster/client.json", job="9"), "login")
+
+
+def test_a_controller_outlives_its_engines_job():
+    several = answer(found("a/cluster", jobs=("9",)), job="CANCELLED|None|N/A|node1|9")
+    assert remote.choose(several, Wanted(job="9"), "login").path == "/state/a/cluster/client.json"
 
 
 def test_those_that_died_are_passed_over():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 from helpers import wait_until
 
 from mpiparallel import Client, Cluster, error
@@ -96,6 +97,14 @@ def test_ways_to_say_which(name: str, cluster: Cluster, ssh: Ssh, login: Server)
     with Client(**options) as rc:  # type: ignore[arg-type]
         assert rc._connection.address.startswith("tcp://127.0.0.1:")
         assert len(rc) == cluster.n
+
+
+def test_a_key_that_the_controller_does_not_know(cluster: Cluster, login: Server) -> None:
+    info = json.loads(Path(cluster.connection_file).read_text())
+    public, secret = zmq.curve_keypair()
+    wrong = {**info, "public_key": public.decode(), "secret_key": secret.decode()}
+    with pytest.raises(error.ConnectionRefused, match="does not accept the key"):
+        Client(wrong, ssh="login")
 
 
 def test_it_drops_while_work_is_under_way(
