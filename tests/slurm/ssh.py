@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -21,7 +22,19 @@ from helpers import wait_until
 
 SSH = shutil.which("ssh")
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/local/sbin:/usr/sbin:/sbin")
-MISSING = None if SSH and SSHD else "needs ssh and sshd (the packages openssh-client and openssh-server)"
+
+
+def _why_not() -> str | None:
+    """Return why nobody can log in here, if so."""
+    if not SSH or not SSHD:
+        return "needs ssh and sshd (the packages openssh-client and openssh-server)"
+    user = pwd.getpwuid(os.getuid())
+    if os.path.basename(user.pw_shell) in ("nologin", "false"):
+        return f"{user.pw_name} cannot log in: its shell is {user.pw_shell}"
+    return None
+
+
+MISSING = _why_not()
 
 
 class Ssh:
