@@ -648,8 +648,8 @@ def test_keys_of_ssh(tmp_path: Path) -> None:
         ("ssh: connect to host host port 22: Connection timed out", 255, "fail", "ProxyJump"),
         ("kex_exchange_identification: read", 255, "fail", "ssh user@host true"),
         ("mpiparallel-version:in\nbash: python3: command not found", 127, "warn", "setting `python`"),
-        (f"banner\nmpiparallel-version:in\nmpiparallel-version:{__version__}", 0, "ok", ""),
-        ("mpiparallel-version:in\nmpiparallel-version:0.0.1", 0, "warn", "same version"),
+        (f"banner\nmpiparallel-version:in\nmpiparallel-version:{__version__} python3", 0, "ok", ""),
+        ("mpiparallel-version:in\nmpiparallel-version:0.0.1 python3", 0, "warn", "same version"),
     ],
 )
 def test_a_host_behind_ssh(tmp_path: Path, said: str, code: int, status: str, remedy: str) -> None:

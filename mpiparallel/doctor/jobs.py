@@ -23,7 +23,7 @@ from mpiparallel.doctor.listening import Listener
 from mpiparallel.doctor.slurm import ASK, ways
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import argv, pmi, slurm
-from mpiparallel.launch.local import cores
+from mpiparallel.launch.local import cores, runner
 
 QUEUE = 15.0  # seconds in which two tasks must be free, or ranks in jobs are not tried
 NODE = 15.0
@@ -112,7 +112,7 @@ def srun(context: Context, job: Allocation, n: int, how: str, program: Sequence[
     environ = argv.world_environment(job.environ, which, n=n, cores=cores(), root=os.geteuid() == 0)
     environ["MPIPARALLEL_SRUN_MPI"] = how
     script = resources.script("launchers", "srun.sh", context.config)
-    words = [*mpi.runner(script), *context.options.srun_args, "-n", str(n)]
+    words = [*runner(script), *context.options.srun_args, "-n", str(n)]
     words += ["-N", "1"] if n == 1 else []
     return run([*words, *program], context.within(limit), environ)
 

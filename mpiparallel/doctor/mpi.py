@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mpiparallel import resources
@@ -15,7 +14,7 @@ from mpiparallel.doctor.finding import Context, Finding, fail, ok, warn
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import advice, argv, mpi
 from mpiparallel.launch.argv import MPI, Dialect
-from mpiparallel.launch.local import cores
+from mpiparallel.launch.local import cores, runner
 
 HELLO = ("-m", "mpiparallel.engine.hello")
 MARK = "mpiparallel-hello "
@@ -181,11 +180,6 @@ def hello_command(
     command += argv.mpiexec_arguments(RANKS, program, [*survive, *extra])
     told = argv.world_environment(environ, which, n=RANKS, cores=cores(), root=os.geteuid() == 0)
     return command, told
-
-
-def runner(script: Path) -> list[str]:
-    """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
-    return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
 
 
 def check_mpiexec(context: Context) -> Iterator[Finding]:

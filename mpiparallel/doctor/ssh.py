@@ -6,16 +6,18 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mpiparallel import __version__
+from mpiparallel import __version__, resources
 from mpiparallel.doctor import mpi
 from mpiparallel.doctor.bounded import Run, run
 from mpiparallel.doctor.finding import Context, Finding, fail, ok, skip, warn
-from mpiparallel.launch import argv
+from mpiparallel.launch import argv, templates
+from mpiparallel.launch.local import runner
 
-PATIENCE = 10.0  # seconds for a host to answer
+PATIENCE = 20.0  # seconds for a host to answer
 MEET = 25.0  # ... for two ranks there to meet
 _MARK = "mpiparallel-version:"
 
@@ -56,43 +58,58 @@ def keys(program: str, folder: Path) -> Finding:
 
 
 def other_side(context: Context, program: str, host: str) -> Iterator[Finding]:
-    """Yield whether a host lets us in, and which version is there."""
+    """Yield whether a host lets us in, by the site's own script, and which version is there."""
     name = "ssh host"
-    # No question can be answered here: not for a password, and not whether a host is to be trusted.
-    command = [program, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(context.within(PATIENCE))}"]
-    command += context.options.ssh_args
-    remote = context.options.python or "python3"
-    asked = f"{remote} -c 'import mpiparallel; print(\"{_MARK}\" + mpiparallel.__version__)'"
-    done = run([*command, host, f"echo {_MARK}in; {asked}"], context.within(PATIENCE + 5.0), context.environ)
+    script = resources.script("launchers", "ssh.sh", context.config)
+    command = [*runner(script), *context.options.ssh_args, host]
+    there = pythons(context)
+    done = run([*command, in_shell(context, question(there))], context.within(PATIENCE), context.environ)
     facts = {"host": host, "said": done.last_words()}
     if f"{_MARK}in" not in done.text:
         words = f"{host} does not let us in: ssh {done.end}. It said:\n{done.last_words()}"
         yield fail(name, words, advice(done, host), **facts)
         return
     found = [line.removeprefix(_MARK) for line in done.text.splitlines() if line.startswith(_MARK)]
-    version = next((one for one in found if one != "in"), "")
+    version, _, python = next((one for one in found if one != "in"), "").partition(" ")
+    used = "ssh" in (context.options.engines, context.options.controller)
     if not version:
-        yield warn(
-            name,
-            f"{host} lets us in, but {remote} there has no mpiparallel.",
-            f"To start engines there, install it on {host}, and name its Python by the setting `python`. "
-            "To be a "
-            "client only, nothing has to be done.",
-            **facts,
-        )
+        words = f"{host} lets us in, but has no mpiparallel (tried: {', '.join(there)})."
+        remedy = f"To start engines there, install it on {host}, and name its Python by the setting `python`."
+        remedy += "" if used else " A client needs nothing there."
+        yield (fail if used else warn)(name, words, remedy, **facts)
     elif version != __version__:
         yield warn(
             name,
-            f"{host} has mpiparallel {version}, and this host {__version__}: they may not understand one "
-            "another.",
+            f"{host} has mpiparallel {version}, this host {__version__}: they may misunderstand one another.",
             "Install the same version on both sides.",
             version=version,
             **facts,
         )
     else:
-        words = f"{host} lets us in, and has mpiparallel {version} as this host does."
-        yield ok(name, words, version=version, **facts)
-        yield from ranks_there(context, [*command, host], remote)
+        words = f"{host} lets us in, and has mpiparallel {version} as this host does ({python})."
+        yield ok(name, words, version=version, python=python, **facts)
+        yield from ranks_there(context, command, python)
+
+
+def pythons(context: Context) -> list[str]:
+    """Return the Pythons that may be meant on another host."""
+    return [context.options.python] if context.options.python else [sys.executable, "python3"]
+
+
+def question(there: Sequence[str]) -> str:
+    """Return lines of shell that say the first of these Pythons that has mpiparallel."""
+    asked = f'import mpiparallel; print("{_MARK}" + mpiparallel.__version__, end=" ")'
+    names = " ".join(map(shlex.quote, there))
+    ask = f'"$python" -c \'{asked}\' && echo "$python" && break'
+    return f"for python in {names}; do\n{ask}\ndone"
+
+
+def in_shell(context: Context, lines: str) -> str:
+    """Return what runs these lines on another host as engines are run: with the profile's modules."""
+    options = context.options
+    first = [templates.loads(options.modules), *options.setup]
+    program = "\n".join(line for line in [f"echo {_MARK}in", *first, lines] if line)
+    return f"exec bash -lc {shlex.quote(program)}" if any(first) else f"exec sh -c {shlex.quote(program)}"
 
 
 def ranks_there(context: Context, command: list[str], python: str) -> Iterator[Finding]:
@@ -102,7 +119,7 @@ def ranks_there(context: Context, command: list[str], python: str) -> Iterator[F
     beside = f'PATH={shlex.quote(os.path.dirname(python))}:"$PATH" ' if "/" in python else ""
     program = shlex.join([context.options.mpiexec or "mpiexec", *context.options.mpi_args])
     program += f" -n {mpi.RANKS} {shlex.join([python, *mpi.HELLO])}"
-    asked = f"export {' '.join(words)}; {beside}{program}"
+    asked = in_shell(context, f"export {' '.join(words)}; {beside}{program}")
     done = run([*command, asked], context.within(MEET), context.environ)
     verdict = mpi.judge(done, "mpiexec there", mpi.mpiexec_remedy(done, {}, argv.MPI(program.split()[0])))
     if verdict.good:
@@ -119,9 +136,8 @@ def advice(done: Run, host: str) -> str:
     if "Permission denied" in text:
         return (
             f"Give it your key: ssh-keygen (if you have none), then ssh-copy-id {host}. A key with a "
-            "passphrase needs "
-            "an agent: eval $(ssh-agent); ssh-add. For one-time passwords, open a shared connection first "
-            "(ControlMaster in ~/.ssh/config)."
+            "passphrase needs an agent: eval $(ssh-agent); ssh-add. For one-time passwords, open a shared "
+            "connection first (ControlMaster in ~/.ssh/config)."
         )
     if "Could not resolve" in text:
         return f"There is no host of this name: correct it, or describe it in ~/.ssh/config (Host {host}...)."
