@@ -26,7 +26,7 @@ tests: pure-tests mpi-tests
 
 # These need no engines, and may run at the same time.
 pure-tests: $(STAMP)
-	$(BIN)/python -m pytest -m "not mpi" -n auto --dist worksteal $(TESTS) $(NONE)
+	$(BIN)/python -m pytest -m "not mpi" -n logical --maxprocesses 8 --dist worksteal $(TESTS) $(NONE)
 
 # Two workers would fight for the cores that the engines of a test need.
 mpi-tests: $(STAMP)
