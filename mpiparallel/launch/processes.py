@@ -150,7 +150,8 @@ class Process:
     @property
     def running(self) -> bool:
         if self._popen is not None:
-            return self._popen.poll() is None
+            # While another thread waits for it, poll() does not yet tell that it has ended.
+            return self._popen.poll() is None and _create_time(self.pid) is not None
         created = _create_time(self.pid)
         # Another process may have got the pid of one that ended long ago.
         return created is not None and abs(created - self.created) < 2.0
@@ -158,7 +159,9 @@ class Process:
     @property
     def exit_code(self) -> int | None:
         """The exit code, negative after a signal; None while it runs and when somebody else started it."""
-        return self._popen.poll() if self._popen is not None else None
+        if self._popen is None:
+            return None
+        return self._popen.poll() if self.running else self._popen.wait()
 
     def describe_end(self) -> str:
         """Return how it ended, in words."""
