@@ -94,6 +94,7 @@ def values(request: ScriptRequest) -> dict[str, str]:
         "job_name": templates.quoted([request.name]),
         "output": templates.quoted([sbatch_pattern(str(request.output_pattern))]),
         "n": str(request.n),
+        "warn_before": str(options.warn_before or ""),
         "python": templates.quoted([python]),
         "state": templates.quoted([str(request.config.state_dir)]),
         "profile": templates.quoted([request.profile]),

@@ -64,6 +64,11 @@ def test_what_is_left_open_is_left_to_the_site(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_who_wants_no_warning_gets_no_signal(tmp_path: Path) -> None:
+    found = lines(tmp_path, LaunchOptions(srun_mpi="none", warn_before=0))
+    assert not [line for line in found if line.startswith("#SBATCH --signal")]
+
+
 def test_its_command(tmp_path: Path) -> None:
     assert "/the/python 'dir/my script.py' --its 'o p' &" in lines(
         tmp_path, LaunchOptions(python="/the/python", srun_mpi="none"), arguments=["--its", "o p"]

@@ -25,7 +25,29 @@ import mpiparallel as ipp
 rc = ipp.Client()
 print("engines", *rc.ids, flush=True)
 """
+HANG = "time.sleep(1000)\n"
 WAYS = {"srun": [], "mpiexec": ["--set", "srun_mpi=none"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(
+    slurm: Slurm, command: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str] | None]:
+    """A script that hangs in a job of a minute: it does so while other tests run."""
+    if not any(item.name == "test_the_time_limit_strikes" for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("limited")
+    (folder / "script.py").write_text(BEGIN + HANG)
+    here = [f"--batch-args={word}" for word in slurm.here]
+    process = subprocess.Popen(
+        [*command, "submit", "-n", "2", *here, "-t", "1", "script.py", "--follow"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
+        env={**os.environ, "MPIPARALLEL_STATE": str(folder / "state")},
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.communicate()
 
 
 @pytest.fixture
@@ -158,9 +180,6 @@ def test_engines_that_cannot_start(submit: Submit) -> None:
     assert "unrecognized arguments: --no-such-option" in output
 
 
-HANG = "time.sleep(1000)\n"
-
-
 def test_a_script_that_hangs_is_cancelled(submit: Submit) -> None:
     process = submit(HANG, "script.py", "--follow")
     job = job_of(process)
@@ -171,12 +190,11 @@ def test_a_script_that_hangs_is_cancelled(submit: Submit) -> None:
     assert process.returncode != 0 and f"job {job} was cancelled" in errors
 
 
-def test_the_time_limit_strikes(submit: Submit) -> None:
-    process = submit(HANG, "script.py", "--follow", "-t", "1")
-    job = job_of(process)
-    output, errors = process.communicate(timeout=200)
+def test_the_time_limit_strikes(limited: subprocess.Popen[str]) -> None:
+    job = job_of(limited)
+    output, errors = limited.communicate(timeout=200)
     assert f"job {job} reached its time limit of 1:00" in errors, output + errors
-    assert process.returncode in (137, 143)
+    assert limited.returncode in (137, 143)
     assert f"job {job} reaches its time limit in about 60 s" in output
     assert "DUE TO TIME LIMIT" in output
 
@@ -203,6 +221,28 @@ def test_ctrl_c_leaves_the_job_alone_and_again_ends_it(submit: Submit, command: 
         follower.send_signal(signal.SIGINT)
         assert follower.wait(60) == 130
     assert wait_until(lambda: state(job)[0] == "CANCELLED", 30.0)
+
+
+REQUEUED = """\
+turn = os.environ.get("SLURM_RESTART_COUNT", "0")
+print("turn", turn, rc[:].apply_sync(lambda: comm.allreduce(1)), flush=True)
+if turn == "0":
+    time.sleep(1000)
+sys.exit(3)
+"""
+
+
+@pytest.mark.timeout(400)
+def test_a_job_that_is_requeued_begins_anew(submit: Submit) -> None:
+    process = submit(REQUEUED, "script.py", "--follow", "--set", "requeue=true")
+    job = job_of(process)
+    assert process.stdout and process.stdout.readline() == "engines 0 1\n"
+    assert process.stdout.readline() == "turn 0 [2, 2]\n"
+    run("scontrol", "requeue", job)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 3, output + errors
+    assert output.endswith("engines 0 1\nturn 1 [2, 2]\n"), output
+    assert f"job {job} is PENDING" in errors
 
 
 def test_stop_ends_a_job(submit: Submit, command: list[str]) -> None:
