@@ -27,8 +27,9 @@ napoleon_use_ivar = True
 
 
 def setup(app):
-    """Have the help of every subcommand in the page on the command."""
+    """Have the help of every subcommand in the page on the command, and every setting in that on settings."""
     app.connect("source-read", add_help)
+    app.connect("source-read", add_settings)
 
 
 def add_help(app, page, source):
@@ -39,6 +40,25 @@ def add_help(app, page, source):
     parser = make_argument_parser()
     parts = [source[0], *help_of(parser, "mpiparallel")]
     source[0] = "\n\n".join(parts)
+
+
+def add_settings(app, page, source):
+    if page != "settings":
+        return
+    import msgspec
+
+    from mpiparallel.launchoptions import LaunchOptions, descriptions
+
+    default = msgspec.to_builtins(msgspec.structs.asdict(LaunchOptions()))
+    meanings = {}  # settings that are explained together
+    for key, meaning in descriptions().items():
+        meanings.setdefault(meaning, []).append(key)
+    rows = []
+    for meaning, keys in meanings.items():
+        names = ", ".join(f"``{key}``" for key in keys)
+        said = f" (``{default[keys[0]]}``)" if default[keys[0]] not in (None, "", [], {}) else ""
+        rows.append(f"{names}\n    {meaning}{said}")
+    source[0] = source[0].replace("THE SETTINGS", "\n\n".join(rows))
 
 
 def help_of(parser, name):

@@ -209,7 +209,7 @@ def check_one(key: str, value: Any) -> Any:
 def parse(key: str, text: str) -> Any:
     """Return the value of a setting that an environment variable or a command line has as text.
 
-    A list is written as words for a shell; `setup` is one line.
+    A list is written as words for a shell, or in brackets as in a profile; `setup` is one line.
 
     Raises
     ------
@@ -224,6 +224,11 @@ def parse(key: str, text: str) -> Any:
         )
     elif key == "setup":
         value = [text]
+    elif kind == list[str] and text.startswith("["):
+        try:
+            value = msgspec.toml.decode(f"list = {text}")["list"]
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{key}={text!r}: as a list of TOML, {error}") from None
     elif kind == list[str]:
         try:
             value = shlex.split(text)
