@@ -54,6 +54,10 @@ _SIGNS = (
         "MPIPARALLEL_STATE and TMPDIR",
     ),
     (
+        r"Task launch for StepId=\S+ failed on node|Application launch failed",
+        "Slurm does not reach a node of this job. Try again, without that node (--exclude) if it stays so",
+    ),
+    (
         r"More processors requested than permitted",
         "The allocation has no room for so many ranks. Start fewer engines, or get a larger one",
     ),

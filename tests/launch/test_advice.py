@@ -33,6 +33,7 @@ srun: error: node1: task 1: Exited with exit code 16"""
         ),
         ("write: No space left on device", "TMPDIR"),
         ("srun: error: Unable to create step for job 7: More processors requested than permitted", "fewer"),
+        ("srun: error: Task launch for StepId=6.0 failed on node node1: Communication", "--exclude"),
         ("me@login1: Permission denied (publickey,password).", "ssh-add"),
         ("Host key verification failed.", "fingerprint"),
         ("ssh: Could not resolve hostname nowhere: Name or service not known", "No host has that name"),
