@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from mpiparallel import __version__
 from mpiparallel.commandline import COMMANDS, PROGRAMS, exits
@@ -31,6 +32,15 @@ examples:
 """
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help with room for the names of all commands beside what they do."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options)
+        # argparse forgets that these are indented.
+        self._action_max_length = max(map(len, [*COMMANDS, *PROGRAMS])) + 4
+
+
 def make_argument_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the whole command; or one that knows no more than the names of the others.
 
@@ -40,7 +50,7 @@ def make_argument_parser(only: str | None = None) -> argparse.ArgumentParser:
         prog="mpiparallel",
         description="IPython Parallel's interface on MPI ranks: start and stop clusters.",
         epilog=f"{EXAMPLES}\n{exits.TEXT}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subcommands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
