@@ -83,6 +83,7 @@ def test_the_command_and_its_environment(tmp_path: Path, n: int, more: str) -> N
         f"MPIPARALLEL_N={n}",
         "MPIPARALLEL_ORPHAN_AFTER=30",
         "MPIPARALLEL_SRUN_MPI=pmix",
+        "MPIPARALLEL_WARN_BEFORE=60",
     ]
     record = started.to_dict()
     assert record["what"] == "srun" and record["step"] == ["5", "engines-a"]
