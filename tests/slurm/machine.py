@@ -97,6 +97,9 @@ def find() -> Slurm | None:
     )
     found = sorted(set(answer.stdout.split()), key=lambda name: (len(name), name))
     named = os.environ.get("MPIPARALLEL_TEST_NODES", "").replace(",", " ").split()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    if len(named) >= NODES * (int(worker) + 1):
+        named = named[NODES * int(worker) :][:NODES]  # each of pytest-xdist's workers has its own
     nodes = named or found[:NODES]
     if len(nodes) < NODES or not set(nodes) <= set(found):
         return None
