@@ -648,7 +648,13 @@ def test_kill_9_while_engines_start(config: Config, after: float) -> None:
     process.communicate(timeout=10)
 
     def engines() -> list[psutil.Process]:
-        return [one for one in processes_of(config.state_dir) if "python" in one.name()]
+        return [one for one in processes_of(config.state_dir) if is_python(one)]
+
+    def is_python(process: psutil.Process) -> bool:
+        try:
+            return "python" in process.name()
+        except psutil.NoSuchProcess:
+            return False  # it has ended since the list was made
 
     assert wait_until(lambda: not engines() and not files_in(config.state_dir))
     # Now and then Open MPI's mpiexec thinks for twenty seconds about ranks that have left before they met.

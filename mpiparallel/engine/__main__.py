@@ -175,12 +175,14 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
 
     try:
         path = _connection_path(options, config)
-        # A Cluster starts engines when the file is there, but another host may see it a little later.
-        timeout = min(SEEN_WITHIN, options.timeout) if options.engine_set else options.timeout
+        job = batchjob.from_environment()
+        timeout = options.timeout
+        if options.engine_set:
+            # A Cluster starts engines when the file is there, but another host may see it a little later.
+            timeout = min(SEEN_WITHIN, timeout) if job is not None else 0.0
         info = _wait_for(path, timeout, started=bool(options.engine_set))
     except (ConnectionFileError, ValueError) as error:
         return None, str(error)
-    job = batchjob.from_environment()
     return Line(info, path, config, options.timeout, options.engine_set, options.first_id, job), ""
 
 
