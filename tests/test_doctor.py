@@ -153,6 +153,7 @@ def test_abilities() -> None:
 
 def test_a_python_without_mpiparallel(tmp_path: Path) -> None:
     python = program(tmp_path / "python", "echo No module named mpiparallel >&2; exit 1\n")
+    program(tmp_path / "mpiexec", "echo HYDRA build details: Version: 5.0\n")
     context = replace(context_of(tmp_path), python=str(python))
     (found,) = mpi.check_library(context)
     assert found.status == "fail" and "No module named mpiparallel" in found.words
