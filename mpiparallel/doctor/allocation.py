@@ -59,7 +59,12 @@ def words_of_salloc(text: str) -> str:
 
 def is_busy(text: str) -> bool:
     """Whether there might be an allocation at another time."""
-    signs = ("Connection timed out", "nodes are busy", "Unable to allocate resources: Requested")
+    signs = (
+        "Connection timed out",
+        "nodes are busy",
+        "Unable to allocate resources: Requested",
+        "Job dependency problem",  # which is also said of a job that begins later
+    )
     return any(sign in text for sign in signs)
 
 
