@@ -32,8 +32,8 @@ WAYS = {"srun": [], "mpiexec": ["--set", "srun_mpi=none"]}
 @pytest.fixture(scope="module", autouse=True)
 def limited(
     slurm: Slurm, command: list[str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[tuple[subprocess.Popen[str], str] | None]:
-    """A script that hangs in a job of a minute: it does so while other tests run."""
+) -> Iterator[tuple[subprocess.Popen[str], str, str] | None]:
+    """A script that hangs in a job of a minute, while other tests run; and what it had printed at first."""
     if not any(item.name == "test_the_time_limit_strikes" for item in request.session.items):
         yield None
         return
@@ -47,10 +47,12 @@ def limited(
     )  # fmt: skip
     job = job_of(process)
     assert process.stdout
+    begun = ""
     for line in process.stdout:
+        begun += line
         if line.startswith("engines"):
             break  # all of its processes are there, for all tests
-    yield process, job
+    yield process, job, begun
     process.kill()
     process.communicate()
 
@@ -195,9 +197,10 @@ def test_a_script_that_hangs_is_cancelled(submit: Submit) -> None:
     assert process.returncode != 0 and f"job {job} was cancelled" in errors
 
 
-def test_the_time_limit_strikes(limited: tuple[subprocess.Popen[str], str]) -> None:
-    process, job = limited
+def test_the_time_limit_strikes(limited: tuple[subprocess.Popen[str], str, str]) -> None:
+    process, job, begun = limited
     output, errors = process.communicate(timeout=200)
+    assert f"job {job} reaches its time limit in about 60 s" in begun + output
     assert f"job {job} reached its time limit of 1:00" in errors, output + errors
     assert process.returncode in (137, 143)
     assert "DUE TO TIME LIMIT" in output
