@@ -71,6 +71,13 @@ def module_of(command: str) -> ModuleType:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # before the command itself began, or when it had ended
+        return exits.INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # The main command's own options print something and end: what follows them does not matter.
     first = words[0] if words else ""

@@ -153,7 +153,7 @@ def test_printed_it_is_not_submitted(fake: Fake) -> None:
     [
         (["none.py", "-n", "4"], 2, "no such file: none.py"),
         (["wrong.py", "-n", "4"], 2, "wrong.py, line 2: "),
-        (["script.py"], 1, "-n 64"),
+        (["script.py"], 2, "-n 64"),
     ],
     ids=["no file", "a syntax error", "no number"],
 )

@@ -55,9 +55,9 @@ def add_engines(parser: argparse.ArgumentParser, *, controller: bool = False) ->
     add_engine_options(parser, controller=controller)
 
 
-def add_number(parser: Any) -> None:
+def add_number(parser: Any, default: str = " (the number of cores)") -> None:
     """Add ``-n``."""
-    parser.add_argument("-n", type=count, metavar="N", help="number of engines (the number of cores)")
+    parser.add_argument("-n", type=count, metavar="N", help=f"number of engines{default}")
 
 
 # How settings are given here, by those who look for them first; all others by --set.

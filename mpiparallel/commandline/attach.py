@@ -110,13 +110,26 @@ def run(options: argparse.Namespace, config: Config) -> int:
     with clusters.signals_interrupt():
         try:
             way = open_first(tunnel, options.wait)
-            files.claim(folder)
+            _claim(folder)
             try:
                 return stay(tunnel, way, folder, options)
             finally:
                 files.remove(folder)
         finally:
             tunnel.close()
+
+
+def _claim(folder: Path) -> None:
+    from mpiparallel import cluster_file as files
+
+    try:
+        files.claim(folder)
+    except files.AlreadyRunning:
+        name = files.names(folder)[1]
+        raise files.AlreadyRunning(
+            f"a cluster of that name runs already, or is attached: ipp.Client(cluster_id={name!r}) finds it; "
+            "--name gives this one another name"
+        ) from None
 
 
 def somebody_is_there() -> bool:

@@ -36,7 +36,7 @@ def add(subcommands: arguments.Subcommands) -> None:
         usage="mpiparallel submit -n N [--profile NAME] [option ...] [-m] SCRIPT [-- ARGUMENT ...]",
         examples=EXAMPLES,
     )
-    arguments.add_number(parser)
+    arguments.add_number(parser, default="")
     parser.add_argument("--profile", help="the profile whose settings are used (default)")
     parser.add_argument(
         "-m", dest="module", action="store_true", help="SCRIPT is a module's name, as in python -m"
@@ -98,8 +98,7 @@ def _request(options: argparse.Namespace, config: Config) -> ScriptRequest:
     n = launch.n
     if n is None and launch.nodes and launch.ntasks_per_node:
         n = launch.nodes * launch.ntasks_per_node
-    if not n:
-        raise ValueError("say how many engines the job is to have: -n 64")
+    n = n or options.parser.error("say how many engines the job is to have: -n 64")
     return ScriptRequest(
         script=options.script,
         arguments=options.rest,

@@ -108,8 +108,9 @@ def _person(uid: str) -> str:
 
 
 _UNLAUNCHED = (
-    "most likely its output file cannot be written there. The cluster's folder has to be on a file system "
-    "that this host and the nodes share, and that is not full; MPIPARALLEL_STATE names another one"
+    "most likely its output file cannot be written there. Its folder has to exist, on a file system "
+    "that this host and the nodes share and that is not full: -o names another file for a script, "
+    "MPIPARALLEL_STATE another folder for clusters"
 )
 _LAUNCHED = " before its script began"
 
@@ -117,7 +118,7 @@ _LAUNCHED = " before its script began"
 _NEVER = (
     (r"PartitionNodeLimit", "it asks for more nodes, or fewer, than the partition gives to a job"),
     (r"PartitionTimeLimit", "it asks for more time than the partition gives to a job"),
-    (r"PartitionConfig", "no set of nodes of the partition can ever give what it asks for"),
+    (r"PartitionConfig", "the partition can never give that, or not for so long (n, nodes, time)"),
     (r"BadConstraints", "no node has what it asks for (constraint, gres, cpus_per_task, mem)"),
     (r"DependencyNeverSatisfied", "it depends on a job that has failed"),
     (r"InvalidAccount", "the account is not yours, or is none (account)"),
