@@ -181,6 +181,9 @@ def _line(options: argparse.Namespace, config: Config) -> tuple[Line | None, str
             # A Cluster starts engines when the file is there, but another host may see it a little later.
             timeout = min(SEEN_WITHIN, timeout) if job is not None else 0.0
         info = _wait_for(path, timeout, started=bool(options.engine_set))
+        script = Path(os.environ.get("MPIPARALLEL_SCRIPT", ""))
+        if options.engine_set and script.parent == path.parent and not _is_there(script, timeout):
+            raise ConnectionFileError(f"the cluster has ended; that of {path} came after it")
     except (ConnectionFileError, ValueError) as error:
         return None, str(error)
     return Line(info, path, config, options.timeout, options.engine_set, options.first_id, job), ""
@@ -248,20 +251,26 @@ def _connection_path(options: argparse.Namespace, config: Config) -> Path:
 
 def _wait_for(path: Path, timeout: float, started: bool) -> connection_file.ConnectionInfo:
     """Read the connection file, waiting for it to appear."""
+    if not _is_there(path, timeout):
+        remedy = (
+            "the cluster has ended, or this host does not see that folder: it has to be on a file system "
+            "that all hosts share (set MPIPARALLEL_STATE to such a one)"
+            if started
+            else "start a controller first (mpiparallel controller, or mpiparallel start)"
+        )
+        raise ConnectionFileError(
+            f"no connection file {path} on {socket.gethostname()} after {timeout:.0f} s: {remedy}"
+        )
+    return connection_file.read(path)
+
+
+def _is_there(path: Path, timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > deadline:
-            remedy = (
-                "the cluster has ended, or this host does not see that folder: it has to be on a file system "
-                "that all hosts share (set MPIPARALLEL_STATE to such a one)"
-                if started
-                else "start a controller first (mpiparallel controller, or mpiparallel start)"
-            )
-            raise ConnectionFileError(
-                f"no connection file {path} on {socket.gethostname()} after {timeout:.0f} s: {remedy}"
-            )
+            return False
         time.sleep(0.05)
-    return connection_file.read(path)
+    return True
 
 
 if __name__ == "__main__":

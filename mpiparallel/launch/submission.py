@@ -40,9 +40,9 @@ def start_world(system: System, request: WorldRequest) -> EngineSet:
         If the batch system refuses it, or the template is wrong.
     """
     options = request.options
-    values = world_values(system, request)
-    values |= job_values(system, options, argv.n_ranks(request.n, options.engine_args), request.log)
     name = f"engines-{request.name}"
+    values = world_values(system, request, request.directory / f"{name}.{system.suffix}")
+    values |= job_values(system, options, argv.n_ranks(request.n, options.engine_args), request.log)
     script = write(system, "engines", values, request.directory, request.config, name=name)
     job = Job.submit(
         system,
@@ -160,8 +160,11 @@ def _word(value: object) -> str:
     return "" if value is None or value == "" else templates.quoted([str(value)])
 
 
-def world_values(system: System, request: WorldRequest) -> dict[str, str]:
-    """Return the placeholders ``{{launch}}``, ``{{engine}}`` and ``{{environment}}`` of a world."""
+def world_values(system: System, request: WorldRequest, script: Path | None = None) -> dict[str, str]:
+    """Return the placeholders ``{{launch}}``, ``{{engine}}`` and ``{{environment}}`` of a world.
+
+    By `script`, which goes with their cluster's folder, engines tell it from a cluster that came after it.
+    """
     options = request.options
     ranks = argv.n_ranks(request.n, options.engine_args)
     environ = {**request.environ, **options.environment}
@@ -181,6 +184,8 @@ def world_values(system: System, request: WorldRequest) -> dict[str, str]:
     told = ("MPIPARALLEL_LOG", "MPIPARALLEL_N", "MPIPARALLEL_MPIEXEC")
     ours = {name: value for name, value in ours.items() if name in told or name not in environ}
     ours["MPIPARALLEL_WARN_BEFORE"] = str(options.warn_before)
+    if script is not None:
+        ours["MPIPARALLEL_SCRIPT"] = str(script)
     ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", environ.get("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE))
     if by:
         script = resources.script("launchers", "srun.sh", request.config)
