@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -114,6 +115,21 @@ def test_in_the_background(run: Run) -> None:
     )
     assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 0
     assert run("stop", "--profile", "p", "--cluster-id", "c").returncode == 11
+
+
+@pytest.mark.mpi
+def test_status_shows_engines_that_others_have_started(run: Run, state: Path) -> None:
+    assert run("start", "-n", 0, "--daemonize").returncode == 0
+    engine = subprocess.Popen([sys.executable, "-m", "mpiparallel", "engine"], stderr=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: len(run("status").stdout.splitlines()) == 3, 30.0)
+        words = run("status").stdout.splitlines()[2].split()
+        assert words[:3] == ["engines", "0", "on"] and words[4:] == ["1", "running"]
+        assert run("stop").returncode == 0
+        assert engine.wait(20) == 0
+    finally:
+        engine.kill()
+        engine.wait()
 
 
 @pytest.fixture

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mpiparallel.cluster import Cluster
 from mpiparallel.commandline import arguments, clusters, exits
-from mpiparallel.commandline.printing import print_json, print_table
+from mpiparallel.commandline.printing import note, print_json, print_table
 from mpiparallel.config import Config
+from mpiparallel.error import IPythonError
 from mpiparallel.launch.launched import Launched
+from mpiparallel.ranges import ranges
+
+PATIENCE = 5.0  # seconds for the controller to say who is there
 
 EXAMPLES = """\
   mpiparallel status                             of the default cluster
@@ -32,12 +37,34 @@ def run(options: argparse.Namespace, config: Config) -> int:
     assert cluster.controller is not None
     rows = [_row("controller", 1, cluster.controller)]
     rows += [_row(f"engines {name}", one.n, one) for name, one in cluster.engines.items()]
+    rows += _joined(cluster)
     if options.json:
         print_json({**clusters.row(cluster.folder, "running"), "parts": rows})
     else:
         jobs = ["job"] if any(row["job"] for row in rows) else []
         print_table(["part", "n", "pid", "state", *jobs], rows)
     return exits.DONE
+
+
+def _joined(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return rows for engines that others have started: other jobs, or somebody by hand."""
+    try:
+        with cluster.connect_client_sync(timeout=PATIENCE) as client:
+            worlds = client._ask("status")["worlds"]
+    except (TimeoutError, RuntimeError, IPythonError) as error:
+        note(f"engines that others have started are not shown: {error}")
+        return []
+    return [
+        {
+            "part": f"engines {ranges(world['engines'])} on {', '.join(sorted(set(world['hosts'])))}",
+            "n": len(world["engines"]),
+            "pid": None,
+            "state": "running",
+            "job": world["job"].partition(":")[2],
+        }
+        for world in worlds
+        if world["engine_set"] not in cluster.engines
+    ]
 
 
 def _row(part: str, n: int, one: Launched) -> dict[str, Any]:
