@@ -13,6 +13,17 @@
 # Keep `exec`: mpiparallel sends its signals to the process that it started.
 set -eu
 
+# MPICH names shared memory by the number of its step. A job that was requeued counts its steps from 0 again, and
+# may come to a node where its last turn, which was killed, has left some: then MPI_Init fails. Steps that do
+# nothing make these numbers new ones.
+if [ "${MPIPARALLEL_SRUN_MPI:-}" = pmi2 ]; then
+    turn="${SLURM_RESTART_COUNT:-0}"
+    while [ "$turn" -gt 0 ]; do
+        srun --overlap --nodes=1 --ntasks=1 --input=none true
+        turn=$((turn - 1))
+    done
+fi
+
 # A controller, or another world, may use the same cores: engines wait most of the time. When a rank dies, the
 # world has ended, and the others would wait for it for ever. Since Slurm 22.05 srun has to be told the cores of a
 # task once more.

@@ -110,6 +110,7 @@ def test_a_successor_finds_what_is_not_there(
 
 
 @pytest.mark.mpi
+@pytest.mark.anympi
 @pytest.mark.timeout(600 + 120 * MINUTES)
 def test_nothing_is_lost_and_nothing_grows(tmp_path: Path) -> None:
     run = Soak(tmp_path)
