@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from mpiparallel.cluster import Cluster
@@ -48,8 +50,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 def _joined(cluster: Cluster) -> list[dict[str, Any]]:
     """Return rows for engines that others have started: other jobs, or somebody by hand."""
+    if not cluster.connection_file.exists():
+        return []  # it waits in a queue
     try:
-        with cluster.connect_client_sync(timeout=PATIENCE) as client:
+        # What a client says while it waits does not belong to the table.
+        with redirect_stdout(sys.stderr), cluster.connect_client_sync(timeout=PATIENCE) as client:
             worlds = client._ask("status")["worlds"]
     except (TimeoutError, RuntimeError, IPythonError) as error:
         note(f"engines that others have started are not shown: {error}")
