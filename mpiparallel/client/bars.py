@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 from mpiparallel.client.executereply import get_ipython
+from mpiparallel.client.interrupting import deferred
 from mpiparallel.config import noninteractive
 
 LINE_EVERY = 10.0  # seconds between lines in a log, at first
@@ -286,7 +287,7 @@ def paused(unfinished: str = "") -> Iterator[None]:
     if tqdm is None or not tqdm._instances:
         yield
         return
-    with _held(tqdm.get_lock()):
+    with deferred(), _held(tqdm.get_lock()):
         bars = [bar for bar in tqdm._instances if _is_on_screen(bar)]
         for bar in bars:
             bar.clear(nolock=True)

@@ -9,7 +9,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -59,6 +60,15 @@ class Held:
         if self.came:
             self._usual(number, frame)
         self.came = True
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Raise KeyboardInterrupt for a Ctrl-C at the end of the context only; for a second one at once."""
+    with Held() as held:
+        yield
+    if held.came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def interrupt(

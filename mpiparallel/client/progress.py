@@ -6,7 +6,6 @@ thread, and never under a lock that it takes.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from mpiparallel.client.bars import below_output as below_output
 from mpiparallel.client.bars import close, draw, make_bar, mark_as_failed, set_total
 from mpiparallel.client.bars import paused as paused
 from mpiparallel.client.executereply import get_ipython
-from mpiparallel.client.interrupting import Held
+from mpiparallel.client.interrupting import deferred
 from mpiparallel.client.tally import Tally
 from mpiparallel.config import noninteractive
 
@@ -85,8 +84,6 @@ class Follower:
         self._next = time.monotonic() + after
         self._failed = False
         self.bar: Any = None
-        if not after:
-            self.tick()
 
     def wait(
         self, condition: threading.Condition, predicate: Callable[[], Any], timeout: float | None
@@ -102,11 +99,7 @@ class Follower:
             with condition:
                 found = condition.wait_for(predicate, rest)
             if mine:
-                # tqdm uses weak references, whose callbacks swallow whatever is raised in them.
-                with Held() as held:
-                    self.tick()
-                if held.came:
-                    signal.raise_signal(signal.SIGINT)
+                self.tick()
             if found or (deadline is not None and time.monotonic() >= deadline):
                 return bool(found)
 
@@ -122,6 +115,8 @@ class Follower:
         self._draw(now)
         self._next = now + max(self._interval, SHARE * (time.monotonic() - now))
 
+    # tqdm uses weak references, whose callbacks swallow whatever is raised in them.
+    @deferred()
     def _draw(self, now: float, last: bool = False) -> None:
         if self.bar is None:
             self.bar = make_bar(self._widget, **self._options)
@@ -150,6 +145,7 @@ class Follower:
         self.close(broken=True)
         self.bar, self._shown, self._failed = None, (-1, None, ""), False
 
+    @deferred()
     def close(self, complete: bool = False, broken: bool = False) -> None:
         """Draw the bar for the last time.
 
@@ -183,6 +179,7 @@ def attached(result: AsyncResult, follower: Follower) -> Iterator[None]:
     before, result._follower = result._follower, follower
     broken = True
     try:
+        follower.tick()
         yield
         broken = False
     finally:

@@ -170,6 +170,7 @@ def wait_interactive(
     deadline = None if timeout < 0 else time.monotonic() + timeout
     follower = progress.Follower(count, sum(map(len, results)) + len(others), "wait", interval=interval)
     try:
+        follower.tick()
         left: set[Any] = set(everything)
         while left:
             rest = follower.until_next()

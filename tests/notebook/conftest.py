@@ -70,10 +70,12 @@ def _ready(kernel: Kernel, cluster: Cluster) -> None:
         ready = False
     if not ready:
         kernel.do("if 'rc' in globals(): rc.close()\n" + CONNECT.format(file=cluster.connection_file))
+    cell = kernel.start("rc.clear(block=True)")
     try:
-        kernel.do("rc.clear(block=True)", 20)
+        cell.finish(20)
     except TimeoutError:  # it has left the engines busy
         kernel.interrupt()
+        cell.finish(20)  # what is sent before that is not run
         kernel.do("rc.abort()\nrc.interrupt()\nrc.clear(block=True)")
 
 

@@ -54,8 +54,10 @@ class Kernel:
 
     def do(self, code: str, timeout: float = PATIENCE) -> Page:
         """Run a cell that has to go well."""
-        page = self.run(code, timeout)
+        cell = self.start(code)
+        page = cell.finish(timeout)
         assert page.error is None, page.read()
+        assert cell.reply["status"] != "aborted", "it was sent while a cell that failed had not ended"
         return page
 
     def value(self, code: str, timeout: float = PATIENCE) -> Any:
