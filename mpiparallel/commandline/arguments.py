@@ -41,6 +41,13 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster-id", help="the cluster's id within the profile (none)")
 
 
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Add engines by their ids."""
+    parser.add_argument(
+        "targets", nargs="*", type=count, metavar="ENGINE", help="only these engines, by id (all)"
+    )
+
+
 def add_json(parser: Any) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")

@@ -35,9 +35,7 @@ def add(subcommands: arguments.Subcommands) -> None:
         examples=EXAMPLES,
     )
     arguments.add_names(parser)
-    parser.add_argument(
-        "targets", nargs="*", type=arguments.count, metavar="ENGINE", help="only these engines, by id (all)"
-    )
+    arguments.add_targets(parser)
     parser.add_argument(
         "--signal", type=_signal, default="INT", metavar="NAME", help="another signal (%(default)s)"
     )

@@ -28,9 +28,7 @@ def add(subcommands: arguments.Subcommands) -> None:
         examples=EXAMPLES,
     )
     arguments.add_names(parser)
-    parser.add_argument(
-        "targets", nargs="*", type=arguments.count, metavar="ENGINE", help="only these engines, by id (all)"
-    )
+    arguments.add_targets(parser)
     form = parser.add_mutually_exclusive_group()
     arguments.add_json(form)
     form.add_argument(

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -280,3 +280,11 @@ def seconds(text: str) -> int:
     if third is None:
         return (first or 0) * 60 + second
     return ((first or 0) * 60 + second) * 60 + third
+
+
+def advised(output: str, remedies: Iterable[tuple[str, str]]) -> str:
+    """Return what a command said, with the remedy of the first pattern that is found in it."""
+    for pattern, remedy in remedies:
+        if re.search(pattern, output):
+            return f"{output}\n{remedy}."
+    return output

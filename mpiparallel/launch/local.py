@@ -145,14 +145,7 @@ def world_command(request: WorldRequest) -> tuple[list[str], dict[str, str]]:
         environ["MPIPARALLEL_MPIEXEC"] = options.mpiexec
     script = resources.script("launchers", "mpiexec.sh", config)
     which = _mpi_for(script, environ, config, options.python or sys.executable)
-    engine = argv.engine_argv(
-        options.python or sys.executable,
-        request.directory / connection_file.NAMES["engine"],
-        engine_set=request.name,
-        first=request.first,
-        extra=options.engine_args,
-    )
-    ranks = argv.n_ranks(request.n, options.engine_args)
+    ranks, engine = request.ranks, request.engine
     survive = argv.ft_arguments(which, options.mpi_args) if config.ft else []
     spread = where is not None and where.spreads(socket.gethostname())
     environment = argv.world_environment(

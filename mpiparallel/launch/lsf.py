@@ -76,7 +76,7 @@ class LSF(System):
         job = _job_of(answer.stdout)
         if answer.returncode or not job:
             raise LaunchError(
-                f"LSF refused the job: {refusal(batch.said(answer))}\n"
+                f"LSF refused the job: {batch.advised(batch.said(answer), _REMEDIES)}\n"
                 f"The command was: {shlex.join(command)} < {shlex.quote(str(script))}"
             )
         return job
@@ -157,14 +157,6 @@ _REMEDIES = (
     (r"[Bb]ad resource requirement", "bhosts and lshosts say what there is (constraint=, gres=)"),
     (r"[Ii]llegal option|Usage:", "bsub -h says what there is (batch_args)"),
 )
-
-
-def refusal(output: str) -> str:
-    """Return what `bsub` said and what helps."""
-    for pattern, remedy in _REMEDIES:
-        if re.search(pattern, output):
-            return f"{output}\n{remedy}."
-    return output
 
 
 def _job_of(output: str) -> str:

@@ -102,7 +102,8 @@ class PBS(System):
         job = _job_of(answer.stdout)
         if answer.returncode or not job:
             raise LaunchError(
-                f"PBS refused the job: {refusal(batch.said(answer))}\nThe command was: {shlex.join(command)}"
+                f"PBS refused the job: {batch.advised(batch.said(answer), _REMEDIES)}\n"
+                f"The command was: {shlex.join(command)}"
             )
         return job
 
@@ -174,14 +175,6 @@ _REMEDIES = (
     (r"cannot connect|Connection refused|No route", "The PBS server does not answer: try again later"),
     (r"usage:|invalid option|illegal -", "man qsub says what there is (batch_args)"),
 )
-
-
-def refusal(output: str) -> str:
-    """Return what `qsub` said and what helps."""
-    for pattern, remedy in _REMEDIES:
-        if re.search(pattern, output):
-            return f"{output}\n{remedy}."
-    return output
 
 
 def _job_of(output: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpiparallel import connection_file
 from mpiparallel.config import Config
+from mpiparallel.launch import argv
 from mpiparallel.launchoptions import LaunchOptions
 
 
@@ -43,6 +46,22 @@ class WorldRequest:
     def log(self) -> Path:
         """Where the output goes."""
         return self.directory / f"engines-{self.name}.log"
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks that it takes."""
+        return argv.n_ranks(self.n, self.options.engine_args)
+
+    @property
+    def engine(self) -> list[str]:
+        """The command that each rank runs."""
+        return argv.engine_argv(
+            self.options.python or sys.executable,
+            self.directory / connection_file.NAMES["engine"],
+            engine_set=self.name,
+            first=self.first,
+            extra=self.options.engine_args,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

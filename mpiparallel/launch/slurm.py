@@ -197,10 +197,8 @@ _REMEDIES = (
 
 def refusal(output: str, existing: str) -> str:
     """Return what `sbatch` said and what helps; `existing` are the partitions."""
-    for pattern, remedy in _REMEDIES:
-        if re.search(pattern, output):
-            return f"{output}\n{remedy.format(partitions=existing or 'see sinfo')}."
-    return output
+    there = existing or "see sinfo"
+    return batch.advised(output, [(pattern, words.format(partitions=there)) for pattern, words in _REMEDIES])
 
 
 class Slurm(System):

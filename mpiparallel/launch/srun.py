@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-from mpiparallel import connection_file, resources
+from mpiparallel import resources
 from mpiparallel.error import LaunchError
 from mpiparallel.launch import allocation, argv, local, mpi, pmi
 from mpiparallel.launch.allocation import Allocation
@@ -47,14 +47,7 @@ def run(request: WorldRequest, where: Allocation, which: argv.MPI, by: str) -> E
     """Start one world of engines in an allocation by ``srun --mpi=``\\ `by`."""
     options = request.options
     environ = {**request.environ, **options.environment}
-    engine = argv.engine_argv(
-        options.python or sys.executable,
-        request.directory / connection_file.NAMES["engine"],
-        engine_set=request.name,
-        first=request.first,
-        extra=options.engine_args,
-    )
-    ranks = argv.n_ranks(request.n, options.engine_args)
+    ranks, engine = request.ranks, request.engine
     script = resources.script("launchers", "srun.sh", request.config)
     step = f"engines-{request.name}"
     arguments = [f"--job-name={step}", *options.srun_args]

@@ -14,7 +14,7 @@ from pathlib import Path
 from mpiparallel import connection_file, resources
 from mpiparallel.config import Config
 from mpiparallel.error import LaunchError
-from mpiparallel.launch import argv, batch, mpi, pmi, templates
+from mpiparallel.launch import argv, batch, local, mpi, pmi, templates
 from mpiparallel.launch.batch import System
 from mpiparallel.launch.jobs import Job
 from mpiparallel.launch.launched import Controller, EngineSet
@@ -23,7 +23,6 @@ from mpiparallel.launchoptions import LaunchOptions
 
 log = logging.getLogger(__name__)
 
-ORPHAN_PATIENCE = "30"  # seconds for engines to wait for a controller that was killed to be started again
 _HOSTS = "HOSTS-OF-THE-JOB"  # stands for a variable that only the job has
 PASSED_ON = (
     "nodes", "cpus_per_task", "time", "partition", "account", "qos", "reservation", "constraint", "gres",
@@ -42,7 +41,7 @@ def start_world(system: System, request: WorldRequest) -> EngineSet:
     options = request.options
     name = f"engines-{request.name}"
     values = world_values(system, request, request.directory / f"{name}.{system.suffix}")
-    values |= job_values(system, options, argv.n_ranks(request.n, options.engine_args), request.log)
+    values |= job_values(system, options, request.ranks, request.log)
     script = write(system, "engines", values, request.directory, request.config, name=name)
     job = Job.submit(
         system,
@@ -66,7 +65,7 @@ def start_controller(system: System, request: ControllerRequest) -> Controller:
         If the batch system refuses it, or the template is wrong.
     """
     options, world = request.options, request.world
-    ranks = 1 if world is None else argv.n_ranks(world.n, options.engine_args)
+    ranks = 1 if world is None else world.ranks
     output = request.directory / "job.log"
     controller = argv.controller_argv(
         options.python or sys.executable,
@@ -166,15 +165,8 @@ def world_values(system: System, request: WorldRequest, script: Path | None = No
     By `script`, which goes with their cluster's folder, engines tell it from a cluster that came after it.
     """
     options = request.options
-    ranks = argv.n_ranks(request.n, options.engine_args)
+    ranks, engine = request.ranks, request.engine
     environ = {**request.environ, **options.environment}
-    engine = argv.engine_argv(
-        options.python or sys.executable,
-        request.directory / connection_file.NAMES["engine"],
-        engine_set=request.name,
-        first=request.first,
-        extra=options.engine_args,
-    )
     which = _mpi(options, environ)
     by = pmi.choose(options, which) if system.name == "slurm" else ""
     root = os.geteuid() == 0
@@ -186,14 +178,15 @@ def world_values(system: System, request: WorldRequest, script: Path | None = No
     ours["MPIPARALLEL_WARN_BEFORE"] = str(options.warn_before)
     if script is not None:
         ours["MPIPARALLEL_SCRIPT"] = str(script)
-    ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", environ.get("MPIPARALLEL_ORPHAN_AFTER", ORPHAN_PATIENCE))
+    patience = environ.get("MPIPARALLEL_ORPHAN_AFTER", local.ORPHAN_PATIENCE)
+    ours.setdefault("MPIPARALLEL_ORPHAN_AFTER", patience)
     if by:
-        script = resources.script("launchers", "srun.sh", request.config)
+        launcher = resources.script("launchers", "srun.sh", request.config)
         arguments = [*options.srun_args, f"--ntasks={ranks}"]
         ours["MPIPARALLEL_SRUN_MPI"] = by
         del ours["MPIPARALLEL_MPIEXEC"]
     else:
-        script = resources.script("launchers", "mpiexec.sh", request.config)
+        launcher = resources.script("launchers", "mpiexec.sh", request.config)
         survive = argv.ft_arguments(which, options.mpi_args) if request.config.ft else []
         # An mpiexec that was built without the batch system's library does not know the hosts of its job.
         far = argv.host_arguments(which, _HOSTS if system.hostfile else "", options.mpi_args)
@@ -201,7 +194,9 @@ def world_values(system: System, request: WorldRequest, script: Path | None = No
         if options.modules and not options.mpiexec:
             del ours["MPIPARALLEL_MPIEXEC"]  # the modules bring one
     return {
-        "launch": templates.quoted([*_runner(script), *arguments]).replace(_HOSTS, f'"{system.hostfile}"'),
+        "launch": templates.quoted([*local.runner(launcher), *arguments]).replace(
+            _HOSTS, f'"{system.hostfile}"'
+        ),
         "engine": templates.quoted(engine),
         "environment": templates.exports({**options.environment, **ours}),
     }
@@ -220,8 +215,3 @@ def _mpi(options: LaunchOptions, environ: Mapping[str, str]) -> argv.MPI:
         if options.srun_mpi not in ("", "none") or options.modules or options.setup:
             return argv.MPI(options.mpiexec or "mpiexec")  # it is on the nodes only, or not needed
         raise
-
-
-def _runner(script: Path) -> list[str]:
-    """Return how to run `script`: by its first line, or by sh when nobody made it executable."""
-    return [str(script)] if os.access(script, os.X_OK) else ["/bin/sh", str(script)]
