@@ -36,8 +36,6 @@ from mpiparallel.launch.requests import WorldRequest
 if TYPE_CHECKING:
     from mpiparallel.client.client import Client
 
-log = logging.getLogger(__name__)
-
 WORLD_LEAVES = 3.0  # how long engines that were sent home may take
 
 
@@ -219,10 +217,11 @@ class Cluster(
             raise RuntimeError(f"the controller of {self!r} runs already")
         files.claim(self.folder)
         try:
-            engine_set = self._launch_controller(world=world)
-            self._await_controller()
+            with self._raising():
+                engine_set = self._launch_controller(world=world)
+                self._await_controller()
             if engine_set is not None:
-                engine_set.report_end(log)
+                engine_set.report_end(self._warn_of)
             if not self.shutdown_atexit:
                 self._start_keeper()
         except BaseException:
@@ -253,7 +252,7 @@ class Cluster(
             raise RuntimeError(f"{self!r} has no controller; call start_controller or start_cluster first")
         with self._changing:
             engine_set = self.engines[name] = launchers.start_world(self._world(name, n, first))
-            engine_set.report_end(log, lambda: self._engines_ended(engine_set))
+            engine_set.report_end(self._warn_of, lambda: self._engines_ended(engine_set))
             self.update_cluster_file()
         return name
 
@@ -295,7 +294,11 @@ class Cluster(
             start within `queue_timeout`, or cannot; nothing is left running then.
         """
         n = self._number(n)
-        self.start_cluster_sync(n)
+        with self._raising():
+            self.start_cluster_sync(n)
+            return self._connect_to_engines(n, activate)
+
+    def _connect_to_engines(self, n: int, activate: bool) -> Client:
         client = None
         try:
             client = self.connect_client_sync()

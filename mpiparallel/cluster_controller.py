@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from mpiparallel.config import Config
 from mpiparallel.error import IPythonError, LaunchError
 from mpiparallel.launch import keeping, launchers, local
 from mpiparallel.launch.jobs import Job
-from mpiparallel.launch.launched import Controller, EngineSet, attach
+from mpiparallel.launch.launched import Controller, EngineSet, Launched, attach
 from mpiparallel.launch.processes import Process
 from mpiparallel.launch.requests import ControllerRequest, WorldRequest
 from mpiparallel.launchoptions import LaunchOptions
@@ -54,6 +55,21 @@ class ControllerKeeper:
     check_given_up: Callable[[], None]
     _changing: threading.RLock  # over the starting and the stopping of parts
     _deaths: keeping.Deaths | None = None
+    _raises = False
+
+    @contextmanager
+    def _raising(self) -> Iterator[None]:
+        """A context that ends with an exception when a part ends: nothing needs to be logged then."""
+        before, self._raises = self._raises, True
+        try:
+            yield
+        finally:
+            self._raises = before
+
+    def _warn_of(self, part: Launched) -> None:
+        """Log how a part has ended that nobody had asked to."""
+        if not self._raises:
+            log.warning("%s", part.failure())
 
     def _launch_controller(self, again: bool = False, world: WorldRequest | None = None) -> EngineSet | None:
         """Start the controller, and a world in the same job if there is one; return that."""
@@ -122,11 +138,11 @@ class ControllerKeeper:
             if controller.state != "failed":
                 pass
             elif not controller.command:
-                log.warning("%s", controller.failure())
+                self._warn_of(controller)
             elif not self.shutdown_atexit:
                 self._take_kept_controller(controller)
             elif not self._start_controller_again(controller):
-                log.warning("%s", controller.failure())
+                self._warn_of(controller)
         controller.ended.set()
 
     def _take_kept_controller(self, controller: Controller) -> None:
@@ -138,7 +154,7 @@ class ControllerKeeper:
                 self.controller = Controller(attach(found))
                 return
             time.sleep(0.05)
-        log.warning("%s", controller.failure())
+        self._warn_of(controller)
 
     def _start_controller_again(self, controller: Controller) -> bool:
         deaths = self._deaths

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,19 +149,27 @@ def remove(folder: Path, *, keep_results: bool = False) -> None:
         local = connection_file.read(folder / connection_file.NAMES["client"]).local
     except ConnectionFileError:
         local = ""  # it never got so far, or has cleaned up behind itself
-    socket_dir = Path(local.removeprefix("ipc://")).parent
-    if local and socket_dir.is_dir() and socket_dir.stat().st_uid == os.geteuid():
-        for name in os.listdir(socket_dir):
-            if (socket_dir / name).is_socket():
-                (socket_dir / name).unlink(missing_ok=True)
-        if not os.listdir(socket_dir):
-            socket_dir.rmdir()
+    # Whoever has started the cluster, whoever stops it, and the controller may all be cleaning up at once.
+    with suppress(FileNotFoundError):
+        if local:
+            _remove_sockets(Path(local.removeprefix("ipc://")).parent)
     if not (keep_results and has_results(folder)):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for path in folder.iterdir():
-        if path.is_file() and not path.name.startswith(RESULTS):
-            path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith(RESULTS):
+                path.unlink(missing_ok=True)
+
+
+def _remove_sockets(directory: Path) -> None:
+    if directory.stat().st_uid != os.geteuid():
+        return
+    for name in os.listdir(directory):
+        if (directory / name).is_socket():
+            (directory / name).unlink(missing_ok=True)
+    if not os.listdir(directory):
+        directory.rmdir()
 
 
 def is_script_job(folder: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +19,18 @@ pytestmark = pytest.mark.mpi
 
 # Runs $script in a session of its own, and prints the number of its first process.
 _RUN = """
-setsid sh -c 'trap : TERM; echo $$ > "$0.new"; mv "$0.new" "$0.pid"; bash "$1" > /dev/null 2>&1 < /dev/null; \
-    echo $? > {folder}/$$.code' {folder}/started "$script" > /dev/null 2>&1 &
+setsid sh -c 'trap : TERM; export JOB; echo $$ > "$0.new"; mv "$0.new" "$0.pid"; \
+    bash "$1" > /dev/null 2>&1 < /dev/null; echo $? > {folder}/$$.code' \
+    {folder}/started "$script" > /dev/null 2>&1 &
 while [ ! -e {folder}/started.pid ]; do sleep 0.02; done
 job=$(cat {folder}/started.pid)
 rm {folder}/started.pid
 """
 COMMANDS = {
     "pbs": {
-        "qsub": "for script; do :; done\nexport PBS_NODEFILE={folder}/nodes PBS_JOBID=1\n"
-        + _RUN
+        "qsub": "for given; do :; done\nscript={folder}/script; cp $given $script\n"
+        "export PBS_NODEFILE={folder}/nodes\n"
+        + _RUN.replace("JOB", "PBS_JOBID=$$.head")
         + "echo $job.head",
         "qstat": """
             shift 2
@@ -43,8 +47,8 @@ COMMANDS = {
         "qsig": 'kill -"${{2#SIG}}" -- "-${{3%.head}}"',
     },
     "lsf": {
-        "bsub": "script={folder}/script; cat > $script\nexport LSB_DJOB_HOSTFILE={folder}/nodes LSB_JOBID=1\n"
-        + _RUN
+        "bsub": "script={folder}/script; cat > $script\nexport LSB_DJOB_HOSTFILE={folder}/nodes\n"
+        + _RUN.replace("JOB", "LSB_JOBID=$$")
         + 'echo "Job <$job> is submitted to queue <normal>."',
         "bjobs": """
             shift 4
@@ -105,3 +109,45 @@ def test_a_controller_in_the_job(system: str) -> None:
 def test_a_job_that_fails(system: str) -> None:
     with pytest.raises(LaunchError, match=r"failed with exit code 4(?s:.*)where is my file"):
         Cluster(engines=system, n=2, setup=["echo where is my file", "exit 4"]).start_and_connect_sync()
+
+
+SCRIPT = """
+import sys, time
+import mpiparallel as ipp
+rc = ipp.Client()
+print("sizes", rc[:].apply_sync(lambda: mpi_size), flush=True)
+time.sleep(float(sys.argv[1]))
+sys.exit(5)
+"""
+
+
+def submit(system: str, folder: Path, seconds: float) -> subprocess.Popen[str]:
+    (folder / "script.py").write_text(SCRIPT)
+    words = ["submit", "--follow", "-n", "2", "--engines", system, "script.py", "--", str(seconds)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mpiparallel", *words],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "MPIPARALLEL_STATE": str(folder / "state")},  # the logs of a job stay
+    )  # fmt: skip
+
+
+def test_a_whole_script(system: str, tmp_path: Path) -> None:
+    process = submit(system, tmp_path, 0)
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 5, output + errors
+    assert "sizes [2, 2]\n" in output
+    [written] = tmp_path.glob("script-*.out")
+    assert written.read_text() == "sizes [2, 2]\n"
+
+
+def test_a_whole_script_is_cancelled(system: str, tmp_path: Path) -> None:
+    process = submit(system, tmp_path, 600)
+    assert process.stdout is not None
+    said = next(line for line in process.stdout if line.startswith("sizes"))
+    assert said == "sizes [2, 2]\n"
+    [written] = tmp_path.glob("script-*.out")
+    job = written.stem.removeprefix("script-")
+    subprocess.run([{"pbs": "qdel", "lsf": "bkill"}[system], job], check=True)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode, output + errors
+    assert f"job {job} is being ended" in output

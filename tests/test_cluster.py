@@ -145,17 +145,21 @@ def test_the_profiles_folder_by_path(config: Config, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- starts that fail
 
 
-def test_a_controller_that_does_not_start(config: Config) -> None:
+def test_a_controller_that_does_not_start(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(LaunchError, match=r"(?s)the controller ended with exit code 2.*--nonsense"):
         Cluster(n=0, controller_args=["--nonsense"]).start_cluster_sync()
     assert files_in(config.state_dir) == []
+    assert not caplog.text, "once is enough"
 
 
-def test_an_mpiexec_that_ends_at_once(config: Config, mpiexec: Path) -> None:
+def test_an_mpiexec_that_ends_at_once(
+    config: Config, mpiexec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     program(mpiexec, "echo 'not enough slots' >&2; exit 3")
     with pytest.raises(LaunchError, match=r"(?s)mpiexec ended with exit code 3.*not enough slots"):
         Cluster(n=2).start_and_connect_sync()
     assert files_in(config.state_dir) == []
+    assert not caplog.text, "once is enough"
 
 
 def test_engines_that_do_not_come(config: Config, mpiexec: Path) -> None:

@@ -34,6 +34,25 @@ def folder_of(options: argparse.Namespace, config: Config) -> Path:
     return files.folder_of(config, options.profile, options.profile_dir, cluster_id(options, config))
 
 
+def found(options: argparse.Namespace, config: Config) -> Path:
+    """Return the folder where a client looks that has the same names: without any, also another that runs."""
+    from mpiparallel.client import locate
+
+    folder = folder_of(options, config)
+    if (folder / files.NAME).exists():
+        return folder  # it may wait in a queue
+    return locate.cluster_file(config, options.profile, options.profile_dir, options.cluster_id).parent
+
+
+def connection(options: argparse.Namespace, config: Config) -> Path | None:
+    """Return the connection file in `found`; None, and say that no cluster runs, when there is none."""
+    path = found(options, config) / connection_file.NAMES["client"]
+    if path.exists():
+        return path
+    no_cluster(options, config)
+    return None
+
+
 def no_cluster(options: argparse.Namespace, config: Config) -> int:
     """Say that the cluster does not run, and how to start one; return the exit code for that."""
     folder = folder_of(options, config)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
+from mpiparallel import cluster_file as files
+from mpiparallel import connection_file
 from mpiparallel.cluster import Cluster
 from mpiparallel.commandline import arguments, clusters, exits
-from mpiparallel.commandline.printing import note, print_json, print_table
+from mpiparallel.commandline.printing import fail, note, print_json, print_table
 from mpiparallel.config import Config
 from mpiparallel.error import IPythonError
 from mpiparallel.launch.launched import Launched
@@ -33,32 +37,44 @@ def add(subcommands: arguments.Subcommands) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Show one cluster's parts."""
-    cluster = clusters.running(options, config)
-    if cluster is None:
-        return exits.NO_CLUSTER
-    assert cluster.controller is not None
-    rows = [_row("controller", 1, cluster.controller)]
-    rows += [_row(f"engines {name}", one.n, one) for name, one in cluster.engines.items()]
-    rows += _joined(cluster)
+    folder = clusters.found(options, config)
+    elsewhere = clusters.is_elsewhere(folder)
+    if elsewhere:
+        # Its processes cannot be seen from here, but its controller answers.
+        rows = [{"part": "controller", "n": 1, "pid": None, "state": "running", "job": ""}]
+        known: Collection[str] = ()
+    elif (folder / files.NAME).exists() and files.judge(folder) == "running":
+        cluster = Cluster.from_file(folder / files.NAME, config=config)
+        assert cluster.controller is not None
+        rows = [_row("controller", 1, cluster.controller)]
+        rows += [_row(f"engines {name}", one.n, one) for name, one in cluster.engines.items()]
+        known = cluster.engines
+    else:
+        return clusters.no_cluster(options, config)
+    try:
+        rows += _joined(folder, known)
+    except (TimeoutError, RuntimeError, IPythonError) as error:
+        if elsewhere:
+            return fail(error, exits.NO_CLUSTER)
+        note(f"engines that others have started are not shown: {error}")
     if options.json:
-        print_json({**clusters.row(cluster.folder, "running"), "parts": rows})
+        print_json({**clusters.row(folder, files.judge(folder)), "parts": rows})
     else:
         jobs = ["job"] if any(row["job"] for row in rows) else []
         print_table(["part", "n", "pid", "state", *jobs], rows)
     return exits.DONE
 
 
-def _joined(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return rows for engines that others have started: other jobs, or somebody by hand."""
-    if not cluster.connection_file.exists():
+def _joined(folder: Path, known: Collection[str]) -> list[dict[str, Any]]:
+    """Return rows for engines that others have started than who has started the `known` sets."""
+    from mpiparallel.client.client import Client
+
+    path = folder / connection_file.NAMES["client"]
+    if not path.exists():
         return []  # it waits in a queue
-    try:
-        # What a client says while it waits does not belong to the table.
-        with redirect_stdout(sys.stderr), cluster.connect_client_sync(timeout=PATIENCE) as client:
-            worlds = client._ask("status")["worlds"]
-    except (TimeoutError, RuntimeError, IPythonError) as error:
-        note(f"engines that others have started are not shown: {error}")
-        return []
+    # What a client says while it waits does not belong to the table.
+    with redirect_stdout(sys.stderr), Client(str(path), timeout=PATIENCE) as client:
+        worlds = client._ask("status")["worlds"]
     return [
         {
             "part": f"engines {ranges(world['engines'])} on {', '.join(sorted(set(world['hosts'])))}",
@@ -68,7 +84,7 @@ def _joined(cluster: Cluster) -> list[dict[str, Any]]:
             "job": world["job"].partition(":")[2],
         }
         for world in worlds
-        if world["engine_set"] not in cluster.engines
+        if world["engine_set"] not in known
     ]
 
 

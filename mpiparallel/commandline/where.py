@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 
-from mpiparallel import connection_file
 from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import fail, print_json, say
 from mpiparallel.config import Config
@@ -40,9 +39,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
     """Show what the engines are doing."""
     from mpiparallel.client.client import Client
 
-    path = clusters.folder_of(options, config) / connection_file.NAMES["client"]
-    if not path.exists():
-        return clusters.no_cluster(options, config)
+    path = clusters.connection(options, config)
+    if path is None:
+        return exits.NO_CLUSTER
     with Client(str(path)) as client:
         try:
             targets = options.targets or None

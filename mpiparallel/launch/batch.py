@@ -77,6 +77,8 @@ class System(ABC):
         In settings, and to people.
     suffix : str
         Of its templates, which are in the folder `name`.
+    job_variable : str
+        The variable that tells a job its id.
     hostfile : str
         What a job has the list of its hosts in, for an mpiexec that does not ask Slurm by itself.
     signals_alone : bool
@@ -86,6 +88,7 @@ class System(ABC):
     name: str
     title: str
     suffix: str
+    job_variable: str
     hostfile: str = ""
     signals_alone: bool = False
 
@@ -134,6 +137,10 @@ class System(ABC):
     @abstractmethod
     def why_never(self, job: str, info: JobInfo) -> str:
         """Return why a job that waits can never start, and what to do; empty when it can."""
+
+    def pattern(self, path: str) -> str:
+        """Return a file's name, in which ``%j`` is the job's number, as this system's directives want it."""
+        return path
 
     @abstractmethod
     def values(self, options: LaunchOptions, ranks: int, log: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ They are `launch.running.Running` things with a purpose. `Cluster` holds them; t
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -85,12 +84,12 @@ class Launched:
         """Return an error that says how it ended and what it said last."""
         return LaunchError(advice.failure(self.end(), self.process.tail()))
 
-    def report_end(self, logger: logging.Logger, then: Callable[[], None] = lambda: None) -> None:
-        """Log a warning when it ends and nobody had asked it to, whenever that is; call `then` afterwards."""
+    def report_end(self, failed: Callable[[Launched], None], then: Callable[[], None] = lambda: None) -> None:
+        """Call `failed` when it ends and nobody had asked it to, whenever that is; `then` at any end."""
 
         def report() -> None:
             if self.state == "failed":
-                logger.warning("%s", self.failure())
+                failed(self)
             self.ended.set()
             then()
 

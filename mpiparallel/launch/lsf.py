@@ -67,6 +67,7 @@ class LSF(System):
     name = "lsf"
     title = "LSF"
     suffix = "bsub"
+    job_variable = "LSB_JOBID"
     hostfile = "$LSB_DJOB_HOSTFILE"
 
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -119,6 +120,9 @@ class LSF(System):
             there = "bqueues -l and bhosts say what there is"
             return f"job {job} will never start ({info.state}): {info.reason}. {there}"
         return ""
+
+    def pattern(self, path: str) -> str:
+        return path.replace("%", "%%").replace("%%j", "%J")
 
     def values(self, options: LaunchOptions, ranks: int, log: Path) -> dict[str, str]:
         per_node = options.ntasks_per_node

@@ -94,6 +94,7 @@ class PBS(System):
     name = "pbs"
     title = "PBS"
     suffix = "pbs"
+    job_variable = "PBS_JOBID"
     hostfile = "$PBS_NODEFILE"
 
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:

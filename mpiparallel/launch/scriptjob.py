@@ -6,11 +6,14 @@ submitted twice has two.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mpiparallel import connection_file, resources
 from mpiparallel.config import Config
@@ -88,11 +91,13 @@ def values(request: ScriptRequest) -> dict[str, str]:
     )
     found = submission.world_values(system, world)
     del found["engine"]  # its connection file is in a folder that is known in the job only
-    found |= submission.job_values(system, options, ranks, request.output_pattern)
+    named = msgspec.structs.replace(options, job_name=request.name)
+    found |= submission.job_values(system, named, ranks, request.output_pattern)
+    parts = [shlex.quote(part) if part else "" for part in str(request.output_pattern).split("%j")]
     script = ["-m", request.script] if request.module else [request.script]
     return found | {
-        "job_name": templates.quoted([request.name]),
-        "output": templates.quoted([sbatch_pattern(str(request.output_pattern))]),
+        "output": templates.quoted([system.pattern(str(request.output_pattern))]),
+        "output_file": f'"${system.job_variable}"'.join(parts),
         "n": str(request.n),
         "warn_before": str(options.warn_before or ""),
         "python": templates.quoted([python]),
@@ -105,27 +110,20 @@ def values(request: ScriptRequest) -> dict[str, str]:
     }
 
 
-def sbatch_pattern(path: str) -> str:
-    """Return a path as sbatch wants it, which has more patterns than the ``%j`` that we have."""
-    return path.replace("\\", "\\\\").replace("%", "%%").replace("%%j", "%j")
-
-
 def text(request: ScriptRequest) -> str:
     """Return the script of the job: the template, filled in.
 
     Raises
     ------
     LaunchError
-        If the template is wrong, or there is none for this batch system.
+        If the template is wrong.
     """
-    system = request.system
+    system, found = request.system, values(request)
+    source = resources.script(system.name, f"job.{system.suffix}", request.config)
+    inner = resources.script("launchers", "job.bash", request.config)
     try:
-        source = resources.script(system.name, f"job.{system.suffix}", request.config)
-        return templates.fill(source.read_text(), values(request), str(source), NEEDS)
-    except FileNotFoundError as error:
-        raise LaunchError(
-            f"there is no template for whole scripts under {system.title}, only for Slurm: {error}"
-        ) from None
+        found["job"] = templates.fill(inner.read_text(), found, str(inner), NEEDS).strip()
+        return templates.fill(source.read_text(), found, str(source), ("job",))
     except templates.TemplateError as error:
         raise LaunchError(f"the template of the job cannot be filled in: {error}") from None
 

@@ -207,6 +207,7 @@ class Slurm(System):
     name = "slurm"
     title = "Slurm"
     suffix = "sbatch"
+    job_variable = "SLURM_JOB_ID"
     signals_alone = True
 
     def submit(self, script: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -272,6 +273,9 @@ class Slurm(System):
             f"job {job} will never start ({info.state}, {info.reason}): {words}. What there is: "
             f"{partitions() or 'see sinfo'}"
         )
+
+    def pattern(self, path: str) -> str:
+        return path.replace("\\", "\\\\").replace("%", "%%").replace("%%j", "%j")
 
     def values(self, options: LaunchOptions, ranks: int, log: Path) -> dict[str, str]:
         per_node = options.ntasks_per_node

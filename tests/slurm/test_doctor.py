@@ -155,9 +155,12 @@ def test_a_folder_that_nodes_do_not_see(
 
 
 @pytest.mark.anympi
-def test_a_host_that_nodes_have_no_way_to(examine: Examine, far_address: tuple[str, str]) -> None:
+def test_a_host_that_nodes_have_no_way_to(
+    examine: Examine, slurm: Slurm, far_address: tuple[str, str]
+) -> None:
     node, address = far_address
-    found = examine(controller_ip=address, batch_args=[f"--nodelist={node}"], only={"Slurm", "a job"})
+    others = ",".join(one for one in slurm.all_nodes if one != node)
+    found = examine(controller_ip=address, batch_args=[f"--exclude={others}"], only={"Slurm", "a job"})
     assert found["port"].status == "fail" and f"{node} does not reach" in found["port"].words
     assert address in found["port"].words and "controller_ip" in found["port"].remedy
 

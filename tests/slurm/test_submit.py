@@ -168,10 +168,10 @@ def test_a_script_that_waits_for_lost_engines_is_ended(
     submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A site's own template, of which a person's patience is not asked.
-    ours = (Path(__file__).parents[2] / "slurm/job.sbatch").read_text()
+    ours = (Path(__file__).parents[2] / "launchers/job.bash").read_text()
     assert ours.count("after 60") == 1
-    (tmp_path / "site/slurm").mkdir(parents=True)
-    (tmp_path / "site/slurm/job.sbatch").write_text(ours.replace("after 60", "after 3"))
+    (tmp_path / "site/launchers").mkdir(parents=True)
+    (tmp_path / "site/launchers/job.bash").write_text(ours.replace("after 60", "after 3"))
     monkeypatch.setenv("MPIPARALLEL_SITE", str(tmp_path / "site"))
     text = "rc[:].execute('import os', block=True)\n" + LOSE + "time.sleep(1000)\n"
     code, output, errors = end(submit(text, "script.py", "--follow"))
@@ -194,6 +194,7 @@ def test_a_script_that_hangs_is_cancelled(submit: Submit) -> None:
     run("scancel", job)
     output, errors = process.communicate(timeout=60)
     assert f"job {job} is being ended" in output
+    assert "Terminated" not in output, "what bash says of its own"
     assert process.returncode != 0 and f"job {job} was cancelled" in errors
 
 
