@@ -23,6 +23,7 @@ say() { echo "mpiparallel: $*" >&2; }
 # ---------------------------------------------------------------- what may come meanwhile
 
 set -m # each part is a process group of its own, so that all of it can be ended
+# `disown`: bash is to say how the script has ended, but not each of the other parts.
 
 stage=starting # then: running, lost (its engines), failed, ending
 main=''        # the part that we wait for
@@ -39,6 +40,7 @@ end() { [ -n "$2" ] && kill "-$1" -- "-$2" 2> /dev/null; } # a signal, a part
 after() { # so many seconds, SIGUSR2 again
     { sleep "$1" && kill -USR2 $$; } &
     timer=$!
+    disown $timer
 }
 
 engines_ended() { # also some time after that, when the script goes on all the same
@@ -75,7 +77,7 @@ await_main() {
     caught=1
     while [ -n "$caught" ]; do # a signal interrupts `wait`
         caught=''
-        wait "$main" 2> /dev/null # or bash says how it ended
+        wait "$main"
         code=$?
     done
 }
@@ -85,6 +87,7 @@ await_main() {
 "$python" -m mpiparallel.controller --directory "$folder" --cluster-id "$job" --ip '*' --fresh \
     {{controller_args}} >> "$folder/controller.log" 2>&1 &
 controller=$!
+disown $controller
 while [ $stage = starting ] && [ ! -e "$folder/engine.json" ]; do
     if ! kill -0 $controller 2> /dev/null; then
         say "the controller could not be started. It said:"
@@ -102,6 +105,7 @@ if [ $stage = starting ]; then
         kill -USR2 $$
     } &
     engines=$!
+    disown $engines
     "$python" -m mpiparallel wait -n {{n}} --timeout {{engine_timeout}} > /dev/null &
     main=$!
     await_main
