@@ -40,7 +40,7 @@ end() { [ -n "$2" ] && kill "-$1" -- "-$2" 2> /dev/null; } # a signal, a part
 after() { # so many seconds, SIGUSR2 again
     { sleep "$1" && kill -USR2 $$; } &
     timer=$!
-    disown $timer
+    disown "$timer"
 }
 
 engines_ended() { # also some time after that, when the script goes on all the same
@@ -87,7 +87,7 @@ await_main() {
 "$python" -m mpiparallel.controller --directory "$folder" --cluster-id "$job" --ip '*' --fresh \
     {{controller_args}} >> "$folder/controller.log" 2>&1 &
 controller=$!
-disown $controller
+disown "$controller"
 while [ $stage = starting ] && [ ! -e "$folder/engine.json" ]; do
     if ! kill -0 $controller 2> /dev/null; then
         say "the controller could not be started. It said:"
@@ -105,7 +105,7 @@ if [ $stage = starting ]; then
         kill -USR2 $$
     } &
     engines=$!
-    disown $engines
+    disown "$engines"
     "$python" -m mpiparallel wait -n {{n}} --timeout {{engine_timeout}} > /dev/null &
     main=$!
     await_main
