@@ -88,9 +88,8 @@ def _allocation(context: Context) -> Iterator[Allocation]:
             try:
                 ask = allocation(context.options, context.environ, context.within(QUEUE / 2), 2)
                 found = stack.enter_context(ask)
-            except NoAllocation as error:
-                if not error.busy:
-                    raise
+            except NoAllocation:
+                pass  # one may do, or tells why not
         if found is None:
             ask = allocation(context.options, context.environ, context.within(QUEUE), 1)
             found = stack.enter_context(ask)

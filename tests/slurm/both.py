@@ -1,4 +1,4 @@
-"""Run the tests of this folder with several MPIs at once, each in two workers with three nodes of their own.
+"""Run the tests of this folder with several MPIs at once, each in three workers with three nodes each.
 
     python tests/slurm/both.py .venv-openmpi/bin/python .venv-mpich/bin/python -- -k tutorial
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import machine
 
-WORKERS = 2  # for each MPI
+WORKERS = 3  # for each MPI
 
 
 def main(words: list[str]) -> int:
