@@ -45,6 +45,12 @@ after() { # so many seconds, SIGUSR2 again
 
 engines_ended() { # also some time after that, when the script goes on all the same
     local how
+    if [ ! -e "$folder/engines.end" ]; then # they have not: LSF has sent this
+        say "job $job has reached its time limit"
+        stage=ending
+        end TERM "$main"
+        return
+    fi
     how="exit code $(cat "$folder/engines.end")"
     case $stage in
         starting)

@@ -55,6 +55,7 @@ class ControllerKeeper:
     check_given_up: Callable[[], None]
     _changing: threading.RLock  # over the starting and the stopping of parts
     _deaths: keeping.Deaths | None = None
+    restart: str
     _raises = False
 
     @contextmanager
@@ -68,7 +69,7 @@ class ControllerKeeper:
 
     def _warn_of(self, part: Launched) -> None:
         """Log how a part has ended that nobody had asked to."""
-        if not self._raises:
+        if not self._raises or self.restart:
             log.warning("%s", part.failure())
 
     def _launch_controller(self, again: bool = False, world: WorldRequest | None = None) -> EngineSet | None:
@@ -207,6 +208,8 @@ class ControllerKeeper:
             return True
         if process.has_own_signals or process.what_it_waits_for() or not process.running:
             return False
+        if files.is_of_script(self.folder):
+            return False  # the script is to hear of it first
         try:
             with self.connect_client_sync(timeout=TOLD) as client:
                 client.shutdown(hub=True, block=True)

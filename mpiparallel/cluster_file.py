@@ -172,6 +172,11 @@ def _remove_sockets(directory: Path) -> None:
         directory.rmdir()
 
 
+def is_of_script(folder: Path) -> bool:
+    """Whether it is the folder of a script that was submitted as a job."""
+    return any((folder / f"job.{suffix}").exists() for suffix in ("sbatch", "pbs", "bsub"))
+
+
 def is_script_job(folder: Path) -> bool:
     """Whether it is the folder of a script that was submitted as a job; its logs are of use after its end."""
     return any(folder.glob("job.*"))
@@ -194,7 +199,10 @@ def has_results(folder: Path) -> bool:
     path = folder / RESULTS
     if not path.exists():
         return False
-    tables = sqlite3.connect(path, timeout=5.0)
+    try:
+        tables = sqlite3.connect(path, timeout=5.0)
+    except sqlite3.OperationalError:
+        return False  # it has gone meanwhile
     try:
         return bool(tables.execute("SELECT EXISTS (SELECT 1 FROM tasks)").fetchone()[0])
     except sqlite3.OperationalError as error:

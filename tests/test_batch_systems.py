@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpi
 
 # Runs $script in a session of its own, and prints the number of its first process.
 _RUN = """
-setsid sh -c 'trap : TERM; export JOB; echo $$ > "$0.new"; mv "$0.new" "$0.pid"; \
+setsid sh -c 'trap : TERM USR2; export JOB; echo $$ > "$0.new"; mv "$0.new" "$0.pid"; \
     bash "$1" > /dev/null 2>&1 < /dev/null; echo $? > {folder}/$$.code' \
     {folder}/started "$script" > /dev/null 2>&1 &
 while [ ! -e {folder}/started.pid ]; do sleep 0.02; done
@@ -140,14 +140,23 @@ def test_a_whole_script(system: str, tmp_path: Path) -> None:
     assert written.read_text() == "sizes [2, 2]\n"
 
 
-def test_a_whole_script_is_cancelled(system: str, tmp_path: Path) -> None:
-    process = submit(system, tmp_path, 600)
-    assert process.stdout is not None
-    said = next(line for line in process.stdout if line.startswith("sizes"))
-    assert said == "sizes [2, 2]\n"
-    [written] = tmp_path.glob("script-*.out")
-    job = written.stem.removeprefix("script-")
-    subprocess.run([{"pbs": "qdel", "lsf": "bkill"}[system], job], check=True)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode, output + errors
-    assert f"job {job} is being ended" in output
+ENDINGS = {
+    "pbs": {"is being ended": ["qdel"]},
+    "lsf": {"is being ended": ["bkill"], "has reached its time limit": ["bkill", "-s", "USR2"]},
+}
+
+
+def test_a_whole_script_is_ended(system: str, tmp_path: Path) -> None:
+    for words, command in ENDINGS[system].items():
+        folder = tmp_path / command[-1]
+        folder.mkdir()
+        process = submit(system, folder, 600)
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if line.startswith("sizes"))
+        assert said == "sizes [2, 2]\n"
+        [written] = folder.glob("script-*.out")
+        job = written.stem.removeprefix("script-")
+        subprocess.run([*command, job], check=True)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode, output + errors
+        assert f"job {job} {words}" in output

@@ -340,8 +340,9 @@ def below_output() -> Iterator[None]:
         yield
     finally:
         bars, _kept.bars = _kept.bars, outer
-        for bar in bars:
-            close(bar)
+        with deferred():
+            for bar in bars:
+                close(bar)
 
 
 def close(bar: Any) -> None:

@@ -39,18 +39,12 @@ def found(options: argparse.Namespace, config: Config) -> Path:
     from mpiparallel.client import locate
 
     folder = folder_of(options, config)
-    if (folder / files.NAME).exists():
+    if (folder / files.NAME).exists() and files.judge(folder) != "stale":
         return folder  # it may wait in a queue
-    return locate.cluster_file(config, options.profile, options.profile_dir, options.cluster_id).parent
-
-
-def connection(options: argparse.Namespace, config: Config) -> Path | None:
-    """Return the connection file in `found`; None, and say that no cluster runs, when there is none."""
-    path = found(options, config) / connection_file.NAMES["client"]
-    if path.exists():
-        return path
-    no_cluster(options, config)
-    return None
+    other = locate.cluster_file(config, options.profile, options.profile_dir, options.cluster_id).parent
+    if other != folder:
+        note(f"this is cluster {files.names(other)[1]}; the default one does not run")
+    return other
 
 
 def no_cluster(options: argparse.Namespace, config: Config) -> int:

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from mpiparallel import connection_file
 from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import fail, print_json, say
 from mpiparallel.config import Config
@@ -45,9 +46,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
     """Interrupt engines."""
     from mpiparallel.client.client import Client
 
-    path = clusters.connection(options, config)
-    if path is None:
-        return exits.NO_CLUSTER
+    path = clusters.folder_of(options, config) / connection_file.NAMES["client"]
+    if not path.exists():
+        return clusters.no_cluster(options, config)
     with Client(str(path)) as client:
         try:
             targets = options.targets or client.ids

@@ -37,7 +37,7 @@ def add(subcommands: arguments.Subcommands) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Show one cluster's parts."""
-    folder = clusters.found(options, config)
+    folder = clusters.folder_of(options, config)
     elsewhere = clusters.is_elsewhere(folder)
     if elsewhere:
         # Its processes cannot be seen from here, but its controller answers.

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 
+from mpiparallel import connection_file
 from mpiparallel.commandline import arguments, clusters, exits
 from mpiparallel.commandline.printing import fail, print_json, say
 from mpiparallel.config import Config
@@ -39,9 +40,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
     """Show what the engines are doing."""
     from mpiparallel.client.client import Client
 
-    path = clusters.connection(options, config)
-    if path is None:
-        return exits.NO_CLUSTER
+    path = clusters.found(options, config) / connection_file.NAMES["client"]
+    if not path.exists():
+        return clusters.no_cluster(options, config)
     with Client(str(path)) as client:
         try:
             targets = options.targets or None

@@ -123,7 +123,9 @@ def text(request: ScriptRequest) -> str:
     inner = resources.script("launchers", "job.bash", request.config)
     try:
         found["job"] = templates.fill(inner.read_text(), found, str(inner), NEEDS).strip()
-        return templates.fill(source.read_text(), found, str(source), ("job",))
+        outer = source.read_text()
+        # A site's own may do all by itself.
+        return templates.fill(outer, found, str(source), ("job",) if "{{job}}" in outer else NEEDS)
     except templates.TemplateError as error:
         raise LaunchError(f"the template of the job cannot be filled in: {error}") from None
 
@@ -137,6 +139,9 @@ def submit(request: ScriptRequest) -> Job:
         If the batch system refuses it.
     """
     system, content = request.system, text(request)
+    output = request.output_pattern.parent
+    if "%j" not in str(output):
+        output.mkdir(parents=True, exist_ok=True)  # a job that cannot write there says nothing at all
     folder = request.config.state_dir / request.profile
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".job-", suffix=f".{system.suffix}") as file:

@@ -137,7 +137,7 @@ def test_a_site_may_have_its_own_template(tmp_path: Path) -> None:
     ("name", "text", "words"),
     [
         ("slurm/job.sbatch", "{{job}}\n{{partion}}\n", r"job.sbatch:2: nothing is known .*partion"),
-        ("slurm/job.sbatch", "#SBATCH -n {{n}}\n", r"job.sbatch: .*job.* is missing"),
+        ("slurm/job.sbatch", "#SBATCH -n {{n}}\n", r"job.sbatch: .*launch.* is missing"),
         ("launchers/job.bash", "\n{{launch}} {{script}} {{n}} {{m}}\n", r"job.bash:2: nothing is known .*m"),
         ("launchers/job.bash", "{{launch}} {{n}}\n", r"job.bash: .*script.* is missing"),
     ],
