@@ -30,11 +30,11 @@ pure-tests: $(STAMP)
 
 # Two workers would fight for the cores that the engines of a test need.
 mpi-tests: $(STAMP)
-	$(BIN)/python -m pytest -m mpi $(TESTS) $(NONE)
+	$(BIN)/python -m pytest -m mpi --durations=25 $(TESTS) $(NONE)
 
 # What needs this MPI, where all tests have run with another.
 mpi-tests-again: $(STAMP)
-	$(BIN)/python -m pytest -m "mpi and not anympi" $(TESTS) $(NONE)
+	$(BIN)/python -m pytest -m "mpi and not anympi" --durations=25 $(TESTS) $(NONE)
 
 # With both MPIs, on a Slurm cluster of this machine: the one that tests/slurm/slurm-up has started, or one for
 # the tests alone. For one MPI: .venv-mpich/bin/python -m pytest tests/slurm

@@ -161,6 +161,7 @@ def test_gangs(environ):
     assert "a map of gangs: [19.0, 39.0, 59.0, 79.0]" in printed
 
 
+@pytest.mark.anympi
 def test_grid_search(environ):
     pytest.importorskip("sklearn")
     printed = run_with_engines(environ, "grid_search.py")

@@ -7,7 +7,7 @@ import pytest
 
 import mpiparallel as ipp
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi]
 ENGINES, TIMES = 32, 10
 
 
