@@ -146,6 +146,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.anympi
 def test_a_whole_script_is_ended(system: str, tmp_path: Path) -> None:
     for words, command in ENDINGS[system].items():
         folder = tmp_path / command[-1]

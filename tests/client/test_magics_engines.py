@@ -17,7 +17,7 @@ from helpers import wait_until
 import mpiparallel as ipp
 from client.shells import magics_of, plain, shell_running
 
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mpi, pytest.mark.anympi, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
