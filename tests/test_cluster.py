@@ -666,9 +666,10 @@ def test_kill_9_while_engines_start(config: Config, after: float) -> None:
 
 
 @pytest.mark.mpi
-def test_kill_9_of_program_and_controller_together(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anympi
+@pytest.mark.timeout(150)
+def test_kill_9_of_program_and_controller_together(config: Config) -> None:
     """Nobody starts the controller again: the engines have the patience for that, and no more."""
-    monkeypatch.setenv("MPIPARALLEL_ORPHAN_AFTER", "8")
     process = script(
         """
         cluster = Cluster(n=2)
@@ -685,7 +686,7 @@ def test_kill_9_of_program_and_controller_together(config: Config, monkeypatch: 
     began = time.monotonic()
     process.communicate(timeout=10)
     assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in engines), 45)
-    assert time.monotonic() - began > 5
+    assert time.monotonic() - began > 20
     assert wait_until(lambda: not processes_of(config.state_dir))
     for folder in cluster_file.find(config):
         assert cluster_file.judge(folder) == "stale"

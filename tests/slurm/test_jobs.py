@@ -236,7 +236,7 @@ def test_signals_reach_the_ranks(new: Callable[..., Cluster]) -> None:
             block=True,
         )
         job_of(cluster).send_signal(signal.SIGUSR2)
-        # Slurm without cgroups looks for processes in a tree, and finds some of them twice.
+        # In some jobs, scancel alone (22.05, proctrack/linuxproc) was seen to bring it to each rank twice.
         assert wait_until(lambda: all(client[:]["seen"])), client[:]["seen"]
         cluster.signal_engines_sync(signal.SIGALRM)
 
